@@ -1,0 +1,39 @@
+"""Fixtures all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tomoscale.arrays import cuda_available
+
+settings.register_profile(
+    "tomoscale", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.load_profile("tomoscale")
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not cuda_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """One test body for the host and the GPU."""
+    return str(request.param)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real scans; the test is skipped where it is absent."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the real scans are not on this machine")
+    return REAL_DATA

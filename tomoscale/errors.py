@@ -1,0 +1,64 @@
+"""The errors a user can meet, each with the exit code of the command line.
+
+A message names the thing, the value, the rule, and the way out, in at most eight lines.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+
+class InputError(ValueError):
+    """The data given cannot be used: missing, damaged, or in disagreement with other data."""
+
+    exit_code = 3
+
+
+class PlanError(ValueError):
+    """The work asked for cannot be done here: memory, disk, alignment, or an output that is in the way."""
+
+    exit_code = 4
+
+
+class IntegrityError(RuntimeError):
+    """What is stored is not what was written."""
+
+    exit_code = 7
+
+
+class Interrupted(RuntimeError):
+    """The run was stopped from outside; what is done is recorded and the same call goes on from there."""
+
+    exit_code = 6
+
+
+class BlocksFailed(RuntimeError):
+    """Some blocks failed after every retry while all others finished.
+
+    Attributes
+    ----------
+    failures : dict[int, str]
+        First error by block number.
+    """
+
+    exit_code = 5
+
+    def __init__(self, failures: dict[int, str], where: dict[int, str]) -> None:
+        self.failures = failures
+        first = min(failures)
+        super().__init__(
+            f"{len(failures)} block{'s' if len(failures) > 1 else ''} failed, all others are done: "
+            f"{', '.join(where[n] for n in sorted(failures)[:4])}{' ...' if len(failures) > 4 else ''}\n"
+            f"first error, in {where[first]}: {failures[first]}\n"
+            "mend the cause and give the same command again: it computes only these blocks"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RuntimeError, (str(self),)
+
+
+def describe(error: BaseException) -> str:
+    """One line for the record of a failed block: type, message, and the line of code that raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

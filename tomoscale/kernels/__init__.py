@@ -1,0 +1,1 @@
+"""Kernels: pure functions from one padded block to one block."""

@@ -1,0 +1,1 @@
+"""Measures: padded blocks to integer counts, and counts to numbers with units."""

@@ -1,0 +1,189 @@
+"""What a plan can run: a `Kernel` maps blocks to blocks, a `Measure` maps blocks to counts that add.
+
+Both are plain data around a pure function, so that they pickle, print and can be compared between runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tomoscale.arrays import Array
+from tomoscale.geometry import Block, Grid, Halo, Region, Shape, read_span
+
+Counts = dict[str, Array]
+"""Named integer arrays; the counts of a volume are the sums of the counts of its blocks."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Pure function of a padded block, and what a plan must know of it.
+
+    Attributes
+    ----------
+    name : str
+        What the kernel does, e.g. ``"opening"``.
+    function : callable
+        ``function(values) -> values`` of the same shape; the core is cut out of it afterwards. Where `located` is
+        true, ``function(values, block) -> values`` of the shape of ``block.write``: for what must know where it is
+        (resampling, networks on a tile grid). A module-level function or a `functools.partial` of one: it is pickled.
+    halo : Halo
+        Source voxels needed around the core for the core to be exact.
+    dtype : numpy dtype
+        Of the result.
+    bytes_per_voxel : float
+        Peak memory while computing, per voxel of the padded block, input and output included. Tests measure it.
+    parameters : mapping
+        JSON values that, with the name, say what is computed; they guard a resumed run.
+    stride : (z, y, x)
+        Reads start and end at multiples of this, from the volume's origin (total stride of a network).
+    factor : (z, y, x)
+        Target voxel size over source voxel size; (1, 1, 1) unless the kernel resamples.
+    target_shape : callable or None
+        Shape of the whole target from the shape of the whole source, where they differ.
+    located : bool
+        See `function`.
+    fixed_bytes : int
+        Memory held once per process (a model and its workspace).
+    own_threads : bool
+        The function uses all cores by itself, so one block is computed at a time in a process.
+    """
+
+    name: str
+    function: Callable[..., Array]
+    halo: Halo
+    dtype: np.dtype[Any]
+    bytes_per_voxel: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    stride: Shape = (1, 1, 1)
+    factor: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    target_shape: Callable[[Shape], Shape] | None = None
+    located: bool = False
+    fixed_bytes: int = 0
+    own_threads: bool = False
+
+    def apply(self, values: Array, block: Block) -> Array:
+        """Values of ``block.write`` from the values of ``block.read``."""
+        return self.function(values, block) if self.located else self.function(values)[block.core]
+
+    def shape_of_target(self, source_shape: Shape) -> Shape:
+        """Shape of the whole target."""
+        return source_shape if self.target_shape is None else self.target_shape(source_shape)
+
+    def block(self, grid: Grid, number: int, source_shape: Shape) -> Block:
+        """Block `number` of a grid over the target."""
+        return make_block(grid, number, source_shape, self.halo, self.stride, self.factor)
+
+    def then(self, second: Kernel) -> Kernel:
+        """Kernel that does this and then `second` without storing what lies between.
+
+        Raises
+        ------
+        ValueError
+            If this kernel returns its core only (`located`) and the second needs voxels around it.
+        """
+        if self.located and (second.halo != Halo() or second.located):
+            raise ValueError(
+                f"{self.name} returns only the core of a block, so {second.name}, which reads around it, cannot follow "
+                "in the same pass: write the first result to a volume and run the second on that"
+            )
+        # While the second works its input is the first's output: both peaks must fit, whichever is larger.
+        return replace(
+            second,
+            name=f"{self.name}, {second.name}",
+            function=_Chain(self.function, second.function, self.located, second.located),
+            halo=self.halo + second.halo,
+            bytes_per_voxel=max(self.bytes_per_voxel, second.bytes_per_voxel + self.dtype.itemsize),
+            parameters={**_prefixed(self), **_prefixed(second)},
+            stride=self.stride if self.located else second.stride,
+            factor=self.factor if self.located else second.factor,
+            target_shape=self.target_shape if self.located else second.target_shape,
+            located=self.located or second.located,
+            fixed_bytes=self.fixed_bytes + second.fixed_bytes,
+            own_threads=self.own_threads or second.own_threads,
+        )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Pure function of padded blocks that counts what lies in the core.
+
+    Attributes
+    ----------
+    name : str
+        What is counted, e.g. ``"faces"``.
+    function : callable
+        ``function(*padded, block) -> Counts``; `padded` are the inputs in order, read with exactly `halo` (clipped at
+        the volume's edge); ``block.core`` is what to count. Integers only, so that every order of adding gives the
+        same bits.
+    inputs : tuple of str
+        Names of the volumes it looks at, e.g. ``("truth", "labels")``.
+    halo : Halo
+        Voxels needed around the core.
+    bytes_per_voxel : float
+        Peak memory per voxel of the padded block, beyond the inputs.
+    counts_bytes : int
+        Size of what one block returns.
+    parameters : mapping
+        JSON values that, with the name, say what is counted.
+    """
+
+    name: str
+    function: Callable[..., Counts]
+    inputs: tuple[str, ...]
+    halo: Halo = field(default_factory=Halo)
+    bytes_per_voxel: float = 0.0
+    counts_bytes: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def block(self, grid: Grid, number: int) -> Block:
+        """Block `number` of a grid over the inputs."""
+        return make_block(grid, number, grid.shape, self.halo)
+
+
+def make_block(  # noqa: PLR0913 -- one argument per number of the arithmetic
+    grid: Grid,
+    number: int,
+    source_shape: Shape,
+    halo: Halo,
+    stride: Shape = (1, 1, 1),
+    factor: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Block:
+    """Block `number` of `grid` with the region it reads from a source of `source_shape`."""
+    write = grid.region(number)
+    z, y, x = (
+        read_span(w.start, w.stop, n, before, after, s, f)
+        for w, n, before, after, s, f in zip(write, source_shape, halo.before, halo.after, stride, factor, strict=True)
+    )
+    read: Region = (z, y, x)
+    return Block(number, write, read, source_shape, grid.shape)
+
+
+def add_counts(total: Counts, more: Counts) -> Counts:
+    """Sum of two sets of counts; a name that only one has is kept as it is."""
+    result = dict(total)
+    for name, values in more.items():
+        result[name] = result[name] + values if name in result else values
+    return result
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Two functions after each other; a class because closures do not pickle."""
+
+    first: Callable[..., Array]
+    second: Callable[..., Array]
+    first_located: bool
+    second_located: bool
+
+    def __call__(self, values: Array, block: Block | None = None) -> Array:
+        between = self.first(values, block) if self.first_located else self.first(values)
+        return self.second(between, block) if self.second_located else self.second(between)
+
+
+def _prefixed(kernel: Kernel) -> dict[str, Any]:
+    parameters = kernel.parameters
+    return dict(parameters) if ", " in kernel.name else {f"{kernel.name}.{k}": v for k, v in parameters.items()}
