@@ -49,3 +49,11 @@ def cuda_available() -> bool:
     if importlib.util.find_spec("cupy") is None:
         return False
     return bool(importlib.import_module("cupy").cuda.is_available())
+
+
+def free_device_bytes() -> int:
+    """Free memory of this process's GPU; 0 without one."""
+    if not cuda_available():
+        return 0
+    free, _ = importlib.import_module("cupy").cuda.Device().mem_info
+    return int(free)

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Shape = tuple[int, int, int]
 Region = tuple[slice, slice, slice]
@@ -55,15 +55,15 @@ class Halo:
 
     def __add__(self, other: Halo) -> Halo:
         return Halo(
-            _three(a + b for a, b in zip(self.before, other.before, strict=True)),
-            _three(a + b for a, b in zip(self.after, other.after, strict=True)),
+            three(a + b for a, b in zip(self.before, other.before, strict=True)),
+            three(a + b for a, b in zip(self.after, other.after, strict=True)),
         )
 
     def __or__(self, other: Halo) -> Halo:
         """Return the smallest halo that holds both: what steps reading the same block side by side need."""
         return Halo(
-            _three(max(a, b) for a, b in zip(self.before, other.before, strict=True)),
-            _three(max(a, b) for a, b in zip(self.after, other.after, strict=True)),
+            three(max(a, b) for a, b in zip(self.before, other.before, strict=True)),
+            three(max(a, b) for a, b in zip(self.after, other.after, strict=True)),
         )
 
 
@@ -127,7 +127,7 @@ class Grid:
     @cached_property
     def counts(self) -> Shape:
         """Blocks along each axis."""
-        return _three(-(-n // b) for n, b in zip(self.shape, self.block_shape, strict=True))
+        return three(-(-n // b) for n, b in zip(self.shape, self.block_shape, strict=True))
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -169,7 +169,7 @@ def shift(region: Region, offset: tuple[int, ...]) -> Region:
 
 def region_shape(region: Region) -> Shape:
     """Shape of a region."""
-    return _three(r.stop - r.start for r in region)
+    return three(r.stop - r.start for r in region)
 
 
 def whole(shape: Shape) -> Region:
@@ -177,11 +177,12 @@ def whole(shape: Shape) -> Region:
     return _region(slice(0, n) for n in shape)
 
 
-def _three(values: Iterator[int]) -> Shape:
+def three(values: Iterable[int]) -> Shape:
+    """Take exactly three numbers."""
     z, y, x = values
     return z, y, x
 
 
-def _region(slices: Iterator[slice]) -> Region:
+def _region(slices: Iterable[slice]) -> Region:
     z, y, x = slices
     return z, y, x

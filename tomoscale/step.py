@@ -97,7 +97,7 @@ class Kernel:
             function=_Chain(self.function, second.function, self.located, second.located),
             halo=self.halo + second.halo,
             bytes_per_voxel=max(self.bytes_per_voxel, second.bytes_per_voxel + self.dtype.itemsize),
-            parameters={**_prefixed(self), **_prefixed(second)},
+            parameters={**_steps(self), **{f"{len(_steps(self)) + 1} {second.name}": dict(second.parameters)}},
             stride=self.stride if self.located else second.stride,
             factor=self.factor if self.located else second.factor,
             target_shape=self.target_shape if self.located else second.target_shape,
@@ -184,6 +184,8 @@ class _Chain:
         return self.second(between, block) if self.second_located else self.second(between)
 
 
-def _prefixed(kernel: Kernel) -> dict[str, Any]:
-    parameters = kernel.parameters
-    return dict(parameters) if ", " in kernel.name else {f"{kernel.name}.{k}": v for k, v in parameters.items()}
+def _steps(kernel: Kernel) -> dict[str, Any]:
+    """Parameters of each kernel of a chain, numbered, since a kernel may come twice."""
+    if isinstance(kernel.function, _Chain):
+        return dict(kernel.parameters)
+    return {f"1 {kernel.name}": dict(kernel.parameters)}

@@ -1,0 +1,287 @@
+"""TIFF stacks: a folder with one slice a file, or one file with many pages."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from tomoscale.errors import InputError
+from tomoscale.formats.tiff_page import check_segments, decode, grey_shape, named, stated_voxel_size
+from tomoscale.geometry import Region, Shape, Spacing, region_shape
+from tomoscale.volume import Volume
+from tomoscale.voxel_size import agreed_voxel_size
+from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
+
+THREADS = min(8, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True)
+class TiffStack:
+    """Address of a TIFF stack; a chunk is a slice.
+
+    Attributes
+    ----------
+    path : str
+        Absolute path of the folder, or of the file with all pages.
+    shape : (Z, Y, X)
+    dtype : numpy dtype
+        In native byte order, whatever the files have.
+    """
+
+    path: str
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    @property
+    def name(self) -> str:
+        """Path, for messages."""
+        return self.path
+
+    @property
+    def chunk_shape(self) -> Shape:
+        """One slice: it is decoded as a whole."""
+        return 1, self.shape[1], self.shape[2]
+
+    def read(self, region: Region) -> np.ndarray:
+        """Values of a region; only its slices are decoded.
+
+        Raises
+        ------
+        InputError
+            If a slice is damaged or has changed; the message names its file.
+        """
+        result = np.empty(region_shape(region), self.dtype)
+        read_slice = self._slice_reader()
+
+        def fill(z: int) -> None:
+            result[z - region[0].start] = read_slice(z)[region[1:]]
+
+        wanted = range(region[0].start, region[0].stop)
+        if len(wanted) == 1 or THREADS == 1:
+            for z in wanted:
+                fill(z)
+        else:
+            with ThreadPoolExecutor(min(THREADS, len(wanted))) as threads:
+                list(threads.map(fill, wanted))
+        return result
+
+    def identity(self) -> dict[str, Any]:
+        """Digest of names, sizes and times of the files."""
+        folder = Path(self.path)
+        files = [folder / name for name in slice_names(folder)] if folder.is_dir() else [folder]
+        digest = hashlib.sha256()
+        for file in files:
+            stat = file.stat()
+            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return {"tiff": folder.name, "slices": self.shape[0], "sha256": digest.hexdigest()[:32]}
+
+    def _slice_reader(self) -> Callable[[int], np.ndarray]:
+        path = Path(self.path)
+        try:
+            modified = path.stat().st_mtime_ns
+        except OSError as error:
+            raise InputError(f"{path} cannot be read any more: {error.strerror}") from None
+        if path.is_dir():
+            names = _names_of(self.path, modified)
+            if len(names) != self.shape[0]:
+                raise InputError(
+                    f"{path} had {self.shape[0]} slices when it was opened and now has {len(names)}: open it again"
+                )
+            return lambda z: self._checked(_read_file(path / names[z]), str(path / names[z]))
+        n_pages, read_page = _open_stack(self.path, modified)
+        if n_pages != self.shape[0]:
+            raise InputError(
+                f"{path} had {self.shape[0]} pages when it was opened and now has {n_pages}: open it again"
+            )
+        return lambda z: self._checked(read_page(z), f"page {z} of {path}")
+
+    def _checked(self, values: np.ndarray, name: str) -> np.ndarray:
+        if values.shape != self.shape[1:] or values.dtype.newbyteorder("=") != self.dtype:
+            raise InputError(
+                f"{name} is {values.shape} {values.dtype}, but was {self.shape[1:]} {self.dtype} when the stack was opened: it "
+                "was overwritten; open the stack again"
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: str
+    voxel_size_um: Spacing | None
+
+
+def open_tiff(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing | None = None) -> Volume:
+    """Open a folder of slices, in the order of the last number in their names, or a multi-page file.
+
+    Parameters
+    ----------
+    path : path
+    voxel_size_um : (z, y, x), or one length for all
+        In micrometres. TIFF rarely states it: only ImageJ and OME metadata with a unit for all axes are believed; the
+        resolution tags say nothing of z.
+
+    Raises
+    ------
+    InputError
+        If slices are missing, double, damaged, empty, or differ in shape or dtype; the first such file is named.
+    """
+    place = Path(os.path.abspath(path))
+    names = slice_names(place) if place.is_dir() else []
+    if len(names) == 1:
+        place, names = place / names[0], []
+    if not names:
+        return _open_pages(place, voxel_size_um)
+    with ThreadPoolExecutor(THREADS) as threads:
+        headers = list(threads.map(lambda name: _read_header(place / name), names))
+    for name, header in zip(names, headers, strict=True):
+        if (header.shape, header.dtype) != (headers[0].shape, headers[0].dtype):
+            raise InputError(
+                f"{place / name} is {header.shape} {header.dtype}, but the first slice {names[0]} is {headers[0].shape} "
+                f"{headers[0].dtype}: all slices must have one shape and one type; remove what does not belong here"
+            )
+    y, x = headers[0].shape
+    storage = TiffStack(str(place), (len(names), y, x), np.dtype(headers[0].dtype))
+    return Volume(storage, agreed_voxel_size(str(place), headers[0].voxel_size_um, voxel_size_um))
+
+
+def is_tiff_name(name: str) -> bool:
+    """Tell whether a file name is that of a TIFF; hidden files are not slices."""
+    return name.lower().endswith((".tif", ".tiff")) and not name.startswith(".")
+
+
+def slice_names(folder: Path) -> list[str]:
+    """Names of the slices in a folder, in the order of the last number in each.
+
+    Raises
+    ------
+    InputError
+        If a number is missing or double, or a name has none.
+    """
+    names = [name for name in os.listdir(folder) if is_tiff_name(name)]
+    if not names:
+        raise InputError(f"{folder} holds no TIFF slices (*.tif, *.tiff)")
+    if len(names) == 1:
+        return names
+    numbered: dict[int, str] = {}
+    for name in sorted(names):
+        digits = re.findall(r"\d+", name.rsplit(".", 1)[0])
+        if not digits:
+            raise InputError(
+                f"{folder / name} has no number in its name, so its place in the stack is unknown: rename or remove it"
+            )
+        other = numbered.setdefault(int(digits[-1]), name)
+        if other != name:
+            raise InputError(
+                f"{folder / name} has the same slice number {int(digits[-1])} as {other}: keep one stack in a folder, and the "
+                "slice number last in the name"
+            )
+    order = sorted(numbered)
+    for before, after in itertools.pairwise(order):
+        if after != before + 1:
+            raise InputError(
+                f"{folder}: slice {before + 1} is missing between {numbered[before]} and {numbered[after]}: copy it again, or "
+                "renumber the slices if the gap is meant"
+            )
+    return [numbered[n] for n in order]
+
+
+def _open_pages(path: Path, voxel_size_um: float | Spacing | None) -> Volume:
+    with named(path), tifffile.TiffFile(path) as tif:
+        series = tif.series
+        shape = grey_shape(series[0])
+        dtype, stored = np.dtype(series[0].dtype).newbyteorder("="), stated_voxel_size(tif)
+        pages = series[0].pages
+        for page in pages:
+            if page is not None:
+                check_segments(page, path)
+    if len(series) > 1:
+        raise InputError(
+            f"{path} holds pages of {len(series)} different shapes or types, first {series[0].shape} and {series[1].shape}"
+        )
+    if len(shape) == 2:
+        shape = (1, *shape)
+    _check_slice(path, shape[1:], dtype.name)
+    if len(shape) != 3:
+        raise InputError(
+            f"{path} has axes {series[0].axes} of {series[0].shape}, but must be a stack of grey slices (z, y, x)"
+        )
+    z, y, x = shape
+    return Volume(TiffStack(str(path), (z, y, x), dtype), agreed_voxel_size(str(path), stored, voxel_size_um))
+
+
+def _read_header(path: Path) -> _Header:
+    with named(path), tifffile.TiffFile(path) as tif:
+        page = tif.pages[0]
+        more = [p for p in tif.pages[1:] if not p.is_reduced]
+        images = int((tif.imagej_metadata or {}).get("images", 1))
+        shape, dtype = page.shape, np.dtype(page.dtype).name if page.dtype else "nothing we know"
+        voxel_size_um = stated_voxel_size(tif)
+        check_segments(page, path)
+    if more or images > 1:
+        raise InputError(
+            f"{path} holds {max(images, len(more) + 1)} pages, but in a folder of slices every file must hold one"
+        )
+    _check_slice(path, shape, dtype)
+    return _Header(shape, dtype, voxel_size_um)
+
+
+def _check_slice(path: Path, shape: Sequence[int], dtype: str) -> None:
+    if len(shape) != 2 or min(shape) < 1:
+        raise InputError(
+            f"{path} has slices of shape {tuple(shape)}, but they must be grey (y, x): convert colours to grey or classes"
+        )
+    if dtype not in DTYPES:
+        raise InputError(f"{path} has voxels of type {dtype}, but only {', '.join(DTYPES)} are read")
+    if math.prod(shape) * np.dtype(dtype).itemsize > MAX_CHUNK_BYTES:
+        raise InputError(
+            f"{path} has slices of {tuple(shape)} {dtype}, more than 2 GiB each, and a slice is decoded as a whole"
+        )
+
+
+@lru_cache(maxsize=16)
+def _names_of(folder: str, modified: int) -> list[str]:
+    return slice_names(Path(folder))
+
+
+@lru_cache(maxsize=8)
+def _open_stack(path: str, modified: int) -> tuple[int, Callable[[int], np.ndarray]]:
+    """Number of pages of a file and the function that decodes one; the file stays open in this process."""
+    with named(path):
+        tif = tifffile.TiffFile(path)
+        series = tif.series[0]
+        shape = grey_shape(series)
+        if series.dataoffset is None:
+            tif.filehandle.set_lock(True)
+            pages = list(series.pages)
+            return len(pages), lambda z: _read_page(pages[z], f"page {z} of {path}")
+        start, dtype = series.dataoffset, np.dtype(series.dtype).newbyteorder(tif.byteorder)
+        tif.close()
+    y, x = shape[-2:]
+    # Read, not mapped: a file cut short meanwhile is then an error, not the end of the process.
+    return math.prod(shape[:-2]), lambda z: np.fromfile(
+        path, dtype, y * x, offset=start + z * y * x * dtype.itemsize
+    ).reshape(y, x)
+
+
+def _read_file(path: Path) -> np.ndarray:
+    with named(path), tifffile.TiffFile(path) as tif:
+        check_segments(tif.pages[0], path)
+        return decode(tif.pages[0])
+
+
+def _read_page(page: Any, name: str) -> np.ndarray:
+    with named(name):
+        return decode(page)

@@ -1,0 +1,193 @@
+"""Kernels that turn grey values into classes and classes into other classes, and the threshold between two of them."""
+
+from __future__ import annotations
+
+import hashlib
+from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tomoscale.arrays import Array, namespace_for
+from tomoscale.errors import InputError
+from tomoscale.geometry import Block, Halo
+from tomoscale.kernels.filters import first_true, write_start
+from tomoscale.step import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import DTypeLike
+
+_MAX_LABEL = 2**28
+
+
+def select_between(values: Array, low: float | None, high: float | None, dtype: DTypeLike = np.bool_) -> Array:
+    """Select the voxels above `low` and not above `high`: ``low < x <= high``; NaN is never selected."""
+    selected = namespace_for(values).ones(values.shape, bool) if low is None else values > low
+    if high is not None:
+        selected &= values <= high
+    return selected.astype(dtype, copy=False)
+
+
+def threshold(low: float | None = None, high: float | None = None, dtype: DTypeLike = np.bool_) -> Kernel:
+    """Kernel of `select_between`; half-open ranges, so that ranges that meet share no voxel.
+
+    ``threshold(low=t)`` with `t` from `otsu_from_histogram` is the brighter of its two classes.
+    """
+    if low is None and high is None:
+        raise ValueError("threshold needs low, high or both, got neither: it would select every voxel")
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"low must be less than high, got {low} and {high}: no voxel would be selected")
+    if np.dtype(dtype) not in (np.dtype(bool), np.dtype(np.uint8)):
+        raise ValueError(f"dtype of a mask must be bool or uint8, got {np.dtype(dtype)}")
+    limits = {"low": None if low is None else float(low), "high": None if high is None else float(high)}
+    return Kernel(
+        "threshold",
+        partial(select_between, **limits, dtype=np.dtype(dtype)),
+        Halo(),
+        np.dtype(dtype),
+        bytes_per_voxel=7,
+        parameters={**limits, "dtype": np.dtype(dtype).name},
+    )
+
+
+def otsu_from_histogram(counts: np.ndarray, values: np.ndarray) -> float:
+    """Grey value that separates a histogram into two classes with the greatest variance between them, exactly.
+
+    Otsu, IEEE Transactions on Systems, Man and Cybernetics 9 (1979) 62, equation 18, in integers (or fractions), so
+    that neither 10^12 voxels nor the order of adding changes the result. Of equally good values the least is taken.
+
+    Parameters
+    ----------
+    counts : (N,) integer array
+        Voxels of each value, over the whole volume.
+    values : (N,) array
+        Grey values in ascending order.
+
+    Returns
+    -------
+    float
+        The largest value of the darker class: the brighter class is what lies above.
+
+    Raises
+    ------
+    ValueError
+        If counts are not integers, or if there is not one ascending value for each.
+    InputError
+        If fewer than two different values occur.
+    """
+    if counts.dtype.kind not in "iu" or counts.shape != values.shape or not (np.diff(values) > 0).all():
+        raise ValueError(
+            f"a histogram needs integer counts and one ascending value for each, got counts {counts.shape} of "
+            f"{counts.dtype} and values {values.shape}"
+        )
+    weights: list[int] = counts.tolist()
+    numbers = [value if isinstance(value, int) else Fraction(value) for value in values.tolist()]
+    total, moment = sum(weights), sum(w * v for w, v in zip(weights, numbers, strict=True))
+    best: tuple[Any, int, Any] = (0, 1, None)
+    dark: int = 0
+    dark_moment: Any = 0
+    for weight, number in zip(weights, numbers, strict=True):
+        dark, dark_moment = dark + weight, dark_moment + weight * number
+        if 0 < dark < total:
+            # Variance between the classes times total**2: difference of the means, as a fraction.
+            above, below = (total * dark_moment - dark * moment) ** 2, dark * (total - dark)
+            if above * best[1] > best[0] * below:
+                best = above, below, number
+    if best[2] is None:
+        raise InputError(f"the histogram of {total} voxels holds fewer than two grey values: no threshold separates it")
+    return float(best[2])
+
+
+def look_up_labels(labels: Array, block: Block, table: np.ndarray, known: np.ndarray | None) -> Array:
+    """Replace every label by ``table[label]``.
+
+    Parameters
+    ----------
+    labels : (Z, Y, X) integer array, NumPy or CuPy
+    block : Block
+        Where the labels lie; the result has the shape of ``block.write``.
+    table : (N,) integer array
+    known : (N,) bool array or None
+        Labels that may occur; None for all of ``0 .. N - 1``.
+
+    Raises
+    ------
+    InputError
+        If a label is not in the table, or if `labels` are not integers.
+    """
+    xp = namespace_for(labels)
+    labels = labels[block.core]
+    n = len(table)
+    if labels.dtype.kind not in "bui":
+        raise InputError(f"labels must be integers, but the source holds {labels.dtype}: it looks like grey values")
+    if int(labels.min()) < 0 or int(labels.max()) >= n:
+        raise InputError(_unknown(labels, (labels < 0) | (labels >= n), block))
+    index = labels.astype(np.intp, copy=False)
+    if known is not None:
+        accepted = xp.asarray(known)[index]
+        if not accepted.all():
+            raise InputError(_unknown(labels, ~accepted, block))
+        del accepted
+    return xp.asarray(table)[index]
+
+
+def map_labels(mapping: Mapping[int, int] | np.ndarray, dtype: DTypeLike) -> Kernel:
+    """Kernel of `look_up_labels`; pointwise, so no halo.
+
+    Parameters
+    ----------
+    mapping : mapping of old to new labels, or (N,) array of new labels
+        An array gives the new label of ``0 .. N - 1``. A label of the volume that is missing here is an error.
+    dtype : integer or bool dtype of the result
+
+    Raises
+    ------
+    ValueError
+        If old labels are negative or above 2^28 (the table would not fit beside the blocks), or if `dtype` does not
+        hold a new label.
+    """
+    dtype = np.dtype(dtype)
+    table, known = _table(mapping)
+    if dtype.kind not in "bui" or not np.array_equal(table.astype(dtype), table):
+        raise ValueError(f"dtype {dtype} does not hold the new labels {int(table.min())} to {int(table.max())}")
+    table = table.astype(dtype)
+    allowed = np.ones(len(table), bool) if known is None else known
+    digest = hashlib.sha256(table.tobytes() + allowed.tobytes()).hexdigest()
+    return Kernel(
+        "map_labels",
+        partial(look_up_labels, table=table, known=known),
+        Halo(),
+        dtype,
+        # Labels may have 8 bytes; NumPy indexes by 8 more.
+        bytes_per_voxel=18 + dtype.itemsize,
+        parameters={"labels": int(allowed.sum()), "sha256": digest, "dtype": dtype.name},
+        located=True,
+        fixed_bytes=table.nbytes + allowed.nbytes,
+    )
+
+
+def _table(mapping: Mapping[int, int] | np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """New label by old label, and which old labels have one (None: all)."""
+    if len(mapping) == 0:
+        raise ValueError("mapping is empty: no label could be mapped")
+    if isinstance(mapping, np.ndarray):
+        return mapping, None
+    if min(mapping) < 0 or max(mapping) > _MAX_LABEL:
+        raise ValueError(f"labels of mapping must lie in 0 .. {_MAX_LABEL}, got {min(mapping)} to {max(mapping)}")
+    old = np.fromiter(mapping.keys(), np.int64)
+    table, known = np.zeros(max(mapping) + 1, np.int64), np.zeros(max(mapping) + 1, bool)
+    table[old] = np.fromiter(mapping.values(), np.int64)
+    known[old] = True
+    return table, None if known.all() else known
+
+
+def _unknown(labels: Array, wrong: Array, block: Block) -> str:
+    at = first_true(wrong, write_start(block))
+    label = int(labels[tuple(a - o for a, o in zip(at, write_start(block), strict=True))])
+    return (
+        f"label {label} at voxel (z, y, x) = {at} is not in the mapping, nor are {int(wrong.sum()) - 1} further voxels "
+        f"of block {block.number}: add it, or check that mapping and labels belong together"
+    )

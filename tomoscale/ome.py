@@ -1,0 +1,157 @@
+"""Metadata of OME-Zarr groups: written as 0.5, read as 0.4 and 0.5.
+
+All of it is JSON a stranger may have written: nothing here trusts a type, a length or a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tomoscale.errors import InputError
+from tomoscale.geometry import AXES, Spacing
+from tomoscale.voxel_size import check_voxel_size, micrometres_per
+
+Kind = Literal["grey", "labels", "mask"]
+KINDS = ("grey", "labels", "mask")
+STATE = "tomoscale"
+"""Key of our own state in the attributes of a group."""
+STATE_VERSION = 1
+LEVEL = "0"
+"""Path of the full resolution inside the group; coarser levels will be "1", "2", ..."""
+_GREY = (128, 128, 128, 255)
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class of a label volume: the value of its voxels, its name, and its colour (red, green, blue, alpha)."""
+
+    value: int
+    name: str
+    rgba: tuple[int, int, int, int] = _GREY
+
+    def __post_init__(self) -> None:
+        if len(self.rgba) != 4 or not all(isinstance(c, int) and 0 <= c <= 255 for c in self.rgba):
+            raise ValueError(f"rgba of class {self.name!r} must be four integers 0 to 255, got {self.rgba}")
+
+
+def group_attributes(
+    name: str, kind: Kind, voxel_size_um: Spacing | None, classes: Sequence[LabelClass], state: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Attributes of an OME-Zarr 0.5 group with one resolution level, and our `state` beside them.
+
+    An unknown voxel size is written as scale 1 without a unit, which reads as unknown again.
+    """
+    unit = {} if voxel_size_um is None else {"unit": "micrometer"}
+    scale = [1.0] * 3 if voxel_size_um is None else list(voxel_size_um)
+    ome: dict[str, Any] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "name": name,
+                "axes": [{"name": axis, "type": "space", **unit} for axis in AXES],
+                "datasets": [{"path": LEVEL, "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
+            }
+        ],
+    }
+    if kind == "labels":
+        ome["image-label"] = {
+            "version": "0.5",
+            "colors": [{"label-value": c.value, "rgba": list(c.rgba)} for c in classes],
+            "properties": [{"label-value": c.value, "name": c.name} for c in classes],
+        }
+    return {"ome": ome, STATE: {"version": STATE_VERSION, "kind": kind, **state}}
+
+
+def multiscales(attributes: Any) -> Mapping[str, Any] | None:
+    """Return the first multiscale image of a group's attributes, or None."""
+    if not isinstance(attributes, Mapping):
+        return None
+    ome = attributes.get("ome", attributes)
+    images = ome.get("multiscales") if isinstance(ome, Mapping) else None
+    return images[0] if isinstance(images, list) and images and isinstance(images[0], Mapping) else None
+
+
+def level_paths(image: Mapping[str, Any]) -> list[str]:
+    """Paths of the resolution levels, finest first."""
+    return [d["path"] for d in _dicts(image.get("datasets")) if isinstance(d.get("path"), str)]
+
+
+def axis_names(image: Mapping[str, Any]) -> list[str]:
+    """Names of the axes in order; before 0.4 they were plain strings."""
+    axes = image.get("axes")
+    listed = axes if isinstance(axes, list) else []
+    return [str(a.get("name")) if isinstance(a, Mapping) else str(a) for a in listed]
+
+
+def check_axes(name: str, image: Mapping[str, Any], rank: int) -> None:
+    """Raise `InputError` unless the axes are (z, y, x), with nothing but t and c before them."""
+    names = axis_names(image)
+    if names and (len(names) != rank or tuple(names[-3:]) != AXES or not set(names[:-3]) <= {"t", "c"}):
+        raise InputError(
+            f"{name}: the axes are ({', '.join(names)}) of an array of rank {rank}, but must be (z, y, x), after t and c at "
+            "most: transpose or split the volume first"
+        )
+
+
+def stored_voxel_size(name: str, image: Mapping[str, Any], level: str) -> Spacing | None:
+    """Voxel size of one level in micrometres; None where the scale or the unit of an axis is not stated.
+
+    Raises
+    ------
+    InputError
+        If the stated size is zero, negative or not finite.
+    """
+    dataset = next((d for d in _dicts(image.get("datasets")) if d.get("path") == level), {})
+    units = [micrometres_per(a.get("unit")) for a in _dicts(image.get("axes"))[-3:]]
+    own, common = _scale(dataset.get("coordinateTransformations")), _scale(image.get("coordinateTransformations"))
+    if own is None or len(units) != 3 or None in units:
+        return None
+    try:
+        z, y, x = (
+            float(s) * float(c) * float(u or 0) for s, c, u in zip(own, common or (1.0,) * 3, units, strict=True)
+        )
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name}: the stored scale {own} is not three numbers") from None
+    return check_voxel_size((z, y, x), f"{name} (as stored)", InputError)
+
+
+def stored_classes(attributes: Any) -> tuple[LabelClass, ...]:
+    """Classes of a label volume; an entry that makes no sense is left out, since only names and colours hang on it."""
+    ome = attributes.get("ome", attributes) if isinstance(attributes, Mapping) else {}
+    label = ome.get("image-label") if isinstance(ome, Mapping) else None
+    if not isinstance(label, Mapping):
+        return ()
+    names = {
+        p.get("label-value"): p.get("name") for p in _dicts(label.get("properties")) if _whole(p.get("label-value"))
+    }
+    found = {}
+    for entry in _dicts(label.get("colors")):
+        value, rgba = entry.get("label-value"), entry.get("rgba")
+        if (
+            isinstance(value, int)
+            and _whole(value)
+            and isinstance(rgba, list)
+            and len(rgba) == 4
+            and all(_whole(c) and 0 <= c <= 255 for c in rgba)
+        ):
+            found[value] = LabelClass(value, str(names.get(value) or value), (rgba[0], rgba[1], rgba[2], rgba[3]))
+    return tuple(found.values())
+
+
+def _scale(transformations: Any) -> list[Any] | None:
+    """Last three factors of a list of transformations, which holds one scale."""
+    for entry in _dicts(transformations):
+        scale = entry.get("scale")
+        if entry.get("type") == "scale" and isinstance(scale, list) and len(scale) >= 3:
+            return scale[-3:]
+    return None
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

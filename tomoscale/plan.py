@@ -1,0 +1,421 @@
+"""What a run will read, hold and write, known and refused before the first voxel is touched."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tomoscale
+from tomoscale.blocking import choose_block, chunk_for, shard_of, writing_unit
+from tomoscale.errors import InputError
+from tomoscale.geometry import Block, Grid, Halo, Region, Shape, Spacing, read_span, three
+from tomoscale.ledger import read_plan
+from tomoscale.ome import LEVEL
+from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
+from tomoscale.resources import Resources, this_machine
+from tomoscale.step import Kernel, Measure, make_block
+from tomoscale.volume import Volume, ZarrArray, create_volume
+
+Step = Kernel | tuple[Measure, ...]
+
+MEBI = 2**20
+PROCESS_BYTES = 260 * MEBI
+"""A process with NumPy, SciPy, Numba, TensorStore and Dask imported, before it holds a voxel."""
+COMPRESSED = {"labels": 0.25, "mask": 0.25, "grey": 1.0}
+"""Share of the uncompressed size that a target may take on disk: noise does not compress, labels always do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step on volumes over a grid, with every projection; made by `plan_map` or `plan_measure`, run by `run`.
+
+    Attributes
+    ----------
+    step : Kernel or tuple of Measure
+    sources : mapping of str to Volume
+    target : Volume or None
+        None for measures.
+    grid : Grid
+        Over the target, or over the sources of a measure.
+    record : Path or None
+        Folder of the ledger; None keeps nothing, so the run cannot be resumed.
+    resources : Resources
+    """
+
+    step: Step
+    sources: Mapping[str, Volume]
+    target: Volume | None
+    grid: Grid
+    record: Path | None
+    resources: Resources
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """What the step does."""
+        return self.step.name if isinstance(self.step, Kernel) else " + ".join(m.name for m in self.step)
+
+    @property
+    def source_shape(self) -> Shape:
+        """Shape of the sources, which agree."""
+        first = next(iter(self.sources.values()))
+        return first.shape
+
+    @property
+    def halo(self) -> Halo:
+        """Voxels read around a core: of the kernel, or the largest of the measures."""
+        halo = Halo()
+        for step in (self.step,) if isinstance(self.step, Kernel) else self.step:
+            halo = halo | step.halo
+        return halo
+
+    def block(self, number: int) -> Block:
+        """Block `number`."""
+        if isinstance(self.step, Kernel):
+            return self.step.block(self.grid, number, self.source_shape)
+        return make_block(self.grid, number, self.source_shape, self.halo)
+
+    def spans(self, axis: int) -> Iterator[slice]:
+        """What the blocks read along one axis, in order: blocks are products of these, so totals are too."""
+        kernel = self.step if isinstance(self.step, Kernel) else None
+        stride, factor = (kernel.stride[axis], kernel.factor[axis]) if kernel else (1, 1.0)
+        block, length = self.grid.block_shape[axis], self.source_shape[axis]
+        for i in range(self.grid.counts[axis]):
+            stop = min((i + 1) * block, self.grid.shape[axis])
+            yield read_span(i * block, stop, length, self.halo.before[axis], self.halo.after[axis], stride, factor)
+
+    @cached_property
+    def read_voxels(self) -> int:
+        """Voxels read of each source, margins included."""
+        return math.prod(sum(s.stop - s.start for s in self.spans(a)) for a in range(3))
+
+    @cached_property
+    def read_bytes(self) -> int:
+        """Bytes the blocks take in from all sources."""
+        return self.read_voxels * self.source_itemsize
+
+    @cached_property
+    def decoded_bytes(self) -> int:
+        """Bytes that must be decoded for that, since storage decodes whole chunks."""
+        return sum(self._decoded_voxels(v.storage.chunk_shape) * v.dtype.itemsize for v in self.sources.values())
+
+    @property
+    def write_bytes(self) -> int:
+        """Bytes of the target before compression."""
+        return 0 if self.target is None else math.prod(self.target.shape) * self.target.dtype.itemsize
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes the target may take on disk."""
+        return 0 if self.target is None else int(self.write_bytes * COMPRESSED[self.target.kind])
+
+    @property
+    def source_itemsize(self) -> int:
+        """Bytes of one voxel of all sources together."""
+        return sum(v.dtype.itemsize for v in self.sources.values())
+
+    @property
+    def redundancy(self) -> float:
+        """Voxels computed over voxels wanted."""
+        return self.read_voxels / math.prod(self.source_shape)
+
+    @cached_property
+    def padded_voxels(self) -> int:
+        """Voxels of the largest block as read."""
+        return math.prod(max(s.stop - s.start for s in self.spans(a)) for a in range(3))
+
+    @cached_property
+    def core_voxels(self) -> int:
+        """Voxels of the largest block as written or counted."""
+        return math.prod(min(b, n) for b, n in zip(self.grid.block_shape, self.grid.shape, strict=True))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Projected peak of one process: the process itself, blocks computing, blocks being read or written."""
+        read = self.padded_voxels * self.source_itemsize
+        written = 0 if self.target is None else self.core_voxels * self.target.dtype.itemsize
+        if isinstance(self.step, Kernel):
+            computing = int(self.padded_voxels * max(self.step.bytes_per_voxel, self.source_itemsize)) + written
+            fixed = self.step.fixed_bytes
+        else:
+            computing = read + int(self.padded_voxels * max(m.bytes_per_voxel for m in self.step))
+            fixed = 2 * sum(m.counts_bytes for m in self.step) * (self.resources.slots + 1)
+        # Encoding a shard holds its values and at worst as many bytes of compressed chunks.
+        waiting = max(read, 2 * written)
+        slots, io_slots = min(self.resources.slots, len(self.grid)), self.resources.io_slots
+        waiting_slots = min(io_slots, max(0, len(self.grid) - slots))
+        return PROCESS_BYTES + fixed + slots * max(computing, waiting) + waiting_slots * waiting + self._decoding_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """Projected peak on the GPU; 0 without one."""
+        if self.resources.device == "cpu":
+            return 0
+        if isinstance(self.step, Kernel):
+            return int(self.padded_voxels * self.step.bytes_per_voxel) + self.step.fixed_bytes
+        return self.padded_voxels * self.source_itemsize + int(
+            self.padded_voxels * max(m.bytes_per_voxel for m in self.step)
+        )
+
+    @property
+    def process_bytes(self) -> int:
+        """What a process takes before it holds a voxel."""
+        return PROCESS_BYTES + (self.step.fixed_bytes if isinstance(self.step, Kernel) else 0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the projected memory is there, on the host and on the GPU."""
+        return self.memory_bytes <= self.resources.memory_bytes and self.device_bytes <= self.resources.device_bytes
+
+    @property
+    def _decoding_bytes(self) -> int:
+        """Chunks being decoded at once, by as many threads as there are cores."""
+        largest = max(math.prod(v.storage.chunk_shape) * v.dtype.itemsize for v in self.sources.values())
+        return 2 * min(8, os.cpu_count() or 1) * largest
+
+    def _decoded_voxels(self, chunk: Shape) -> int:
+        return math.prod(
+            sum(min(n, -(-s.stop // c) * c) - s.start // c * c for s in self.spans(a))
+            for a, (n, c) in enumerate(zip(self.source_shape, chunk, strict=True))
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What guards a resumed run: the program, the step, the sources, the target and the grid, as JSON values."""
+        steps = (self.step,) if isinstance(self.step, Kernel) else self.step
+        target = None if self.target is None else {"shape": list(self.target.shape), "dtype": self.target.dtype.str}
+        return {
+            "program": f"tomoscale {tomoscale.__version__}",
+            "step": {step.name: dict(step.parameters) for step in steps},
+            "sources": {name: volume.identity() for name, volume in self.sources.items()},
+            "target": target,
+            "grid": {"shape": list(self.grid.shape), "block_shape": list(self.grid.block_shape)},
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the plan as a table: what, and how much in words."""
+        return [
+            ("step", self.name),
+            ("source", ", ".join(f"{v.name} {shape_text(v.shape)} {v.dtype}" for v in self.sources.values())),
+            (
+                "target",
+                "counts only"
+                if self.target is None
+                else f"{self.target.name} {shape_text(self.grid.shape)} {self.target.dtype}",
+            ),
+            ("blocks", f"{len(self.grid)} of {shape_text(self.grid.block_shape)} voxels (z, y, x)"),
+            (
+                "margin",
+                f"{shape_text(self.halo.before)} before, {shape_text(self.halo.after)} after; {self.redundancy:.2f}x the voxels",
+            ),
+            ("reads", f"{size(self.read_bytes)}, decoding {size(self.decoded_bytes)}"),
+            (
+                "writes",
+                "nothing"
+                if self.target is None
+                else f"{size(self.write_bytes)} before compression, disk up to {size(self.disk_bytes)}",
+            ),
+            (
+                "workers",
+                f"{self.resources.processes} process(es) x {self.resources.slots} block(s) at once on {self.resources.device}",
+            ),
+            ("memory", f"{size(self.memory_bytes)} of {size(self.resources.memory_bytes)} per process"),
+            *(
+                [("GPU memory", f"{size(self.device_bytes)} of {size(self.resources.device_bytes)}")]
+                if self.resources.device != "cpu"
+                else []
+            ),
+            *[("note", note) for note in self.notes],
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:>10}  {value}" for name, value in self.rows())
+
+    def _repr_html_(self) -> str:
+        import html
+
+        rows = "".join(
+            f"<tr><th style='text-align:right'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
+            for k, v in self.rows()
+        )
+        return f"<table>{rows}</table>"
+
+
+def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may want to decide
+    kernel: Kernel,
+    source: Volume,
+    target: Volume | str | Path,
+    *,
+    kind: str = "grey",
+    block_shape: Shape | None = None,
+    resources: Resources | None = None,
+    voxel_size_um: Spacing | None = None,
+    classes: tuple[Any, ...] = (),
+) -> Plan:
+    """Plan a kernel over a volume into a new volume.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    source : Volume
+    target : Volume or path
+        A path gets an OME-Zarr volume whose shards are the blocks; a volume made by `create_volume` keeps its own.
+    kind : "grey", "labels" or "mask"
+        What the target holds, where `target` is a path.
+    block_shape : (z, y, x) or None
+        None lets the cost model choose from memory and margin.
+    resources : Resources or None
+        None takes this machine.
+    voxel_size_um : (z, y, x) or None
+        Of the target; None takes the source's, times the kernel's factor.
+    classes : tuple of LabelClass
+        Of a label target.
+
+    Raises
+    ------
+    PlanError
+        If memory, disk or shards do not allow it; the message names both numbers and the way out.
+    """
+    resources = _for_kernel(kernel, resources or this_machine())
+    shape = kernel.shape_of_target(source.shape)
+    if min(shape) < 1:
+        raise InputError(
+            f"{source.name}: a volume of {shape_text(source.shape)} voxels leaves none after {kernel.name}"
+        )
+    given = target if isinstance(target, Volume) else None
+    unit = writing_unit(given)
+
+    def draft(block: Shape) -> Plan:
+        return Plan(
+            kernel,
+            {"source": source},
+            given or _memory_target(shape, kernel, kind),
+            Grid(shape, block),
+            None,
+            resources,
+        )
+
+    record = ledger_folder(target)
+    block = block_shape or begun_block(record)
+    if block is None:
+        block = choose_block(draft, shape, unit, chunk_for(unit, kernel), source.storage.chunk_shape)
+    if given is None:
+        voxel_size = voxel_size_um or _scaled(source.voxel_size_um, kernel)
+        shard, chunk = shard_of(block, shape, kernel.dtype.itemsize)
+        given = create_volume(
+            target,
+            shape=shape,
+            dtype=kernel.dtype,
+            voxel_size_um=voxel_size,
+            kind=kind,
+            shard_shape=shard,
+            chunk_shape=chunk,
+            classes=classes,
+        )
+        unit = writing_unit(given)
+    check_alignment(block, shape, unit)
+    plan = Plan(kernel, {"source": source}, given, Grid(shape, block), record, resources)
+    check_target(plan)
+    check_memory(plan, draft, unit)
+    return plan
+
+
+def plan_measure(
+    measures: Measure | tuple[Measure, ...],
+    volumes: Mapping[str, Volume] | Volume,
+    *,
+    record: str | Path | None = None,
+    block_shape: Shape | None = None,
+    resources: Resources | None = None,
+) -> Plan:
+    """Plan one pass that computes all `measures` over the volumes they share.
+
+    Parameters
+    ----------
+    measures : Measure or tuple of Measure
+    volumes : mapping of input name to Volume, or one Volume
+        One volume stands for the only input of the measures.
+    record : path or None
+        Folder in which finished blocks are kept with their counts, so that the pass can be resumed.
+    block_shape, resources
+        As for `plan_map`.
+
+    Raises
+    ------
+    InputError
+        If an input is missing, or shapes or voxel sizes disagree.
+    PlanError
+        If memory does not allow it.
+    """
+    measures = measures if isinstance(measures, tuple) else (measures,)
+    wanted = list(dict.fromkeys(name for m in measures for name in m.inputs))
+    volumes = {wanted[0]: volumes} if isinstance(volumes, Volume) else volumes
+    missing = [name for name in wanted if name not in volumes]
+    if missing:
+        raise InputError(
+            f"{', '.join(m.name for m in measures)} needs the volume {missing[0]!r}, given are {sorted(volumes)}"
+        )
+    sources = {name: volumes[name] for name in wanted}
+    check_agreement(sources)
+    resources = resources or this_machine()
+    first = next(iter(sources.values()))
+    folder = None if record is None else Path(record)
+
+    def draft(block: Shape) -> Plan:
+        return Plan(measures, sources, None, Grid(first.shape, block), folder, resources)
+
+    block = block_shape or choose_block(
+        draft, first.shape, (1, 1, 1), first.storage.chunk_shape, first.storage.chunk_shape
+    )
+    plan = draft(block)
+    check_memory(plan, draft, (1, 1, 1))
+    return plan
+
+
+def ledger_folder(target: Volume | str | Path) -> Path | None:
+    """Where the ledger of a volume lies: inside its array, so that it moves with the data; None in memory."""
+    if isinstance(target, Volume):
+        return ledger_folder(target.storage.directory) if isinstance(target.storage, ZarrArray) else None
+    return Path(target) / LEVEL / ".tomoscale"
+
+
+def begun_block(record: Path | None) -> Shape | None:
+    """Block of the run that an output was begun with, which a resumed run must take over; None if there is none."""
+    if record is None or not (record / "plan.json").exists():
+        return None
+    return three(read_plan(record)["grid"]["block_shape"])
+
+
+def _for_kernel(kernel: Kernel, resources: Resources) -> Resources:
+    return replace(resources, slots=1) if kernel.own_threads else resources
+
+
+def _memory_target(shape: Shape, kernel: Kernel, kind: str) -> Volume:
+    """Stand-in with the shape and dtype of a target that is not described yet."""
+    return Volume(_Described(shape, kernel.dtype, kind), None)
+
+
+@dataclass(frozen=True)
+class _Described:
+    shape: Shape
+    dtype: Any
+    kind: str
+    name: str = "target"
+    chunk_shape: Shape = (1, 1, 1)
+
+    def read(self, region: Region) -> Any:
+        raise AssertionError("a described volume has no values")
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+
+def _scaled(voxel_size_um: Spacing | None, kernel: Kernel) -> Spacing | None:
+    if voxel_size_um is None:
+        return None
+    z, y, x = (v * f for v, f in zip(voxel_size_um, kernel.factor, strict=True))
+    return z, y, x

@@ -1,0 +1,205 @@
+"""How far a run is: a bar on a terminal, a line every 30 s in a log, a widget in a notebook, ``progress.jsonl`` always."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+LINE_SECONDS = 30.0
+FILE_SECONDS = 1.0
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def update(self, done: int, text: str) -> None:
+        """Show that `done` blocks are finished."""
+
+    def close(self) -> None:
+        """Leave the display in its last state."""
+
+
+class Progress:
+    """Counts finished blocks and tells whoever watches.
+
+    Parameters
+    ----------
+    name : str
+        What is computed.
+    total, done : int
+        Blocks of the run, and those a former run has finished.
+    folder : Path or None
+        Where ``progress.jsonl`` goes.
+    show : bool or None
+        Show on stderr or in the notebook; None shows what takes longer than two seconds.
+    """
+
+    def __init__(self, name: str, total: int, done: int, folder: Path | None, show: bool | None) -> None:
+        self.name, self.total, self.done, self.first = name, total, done, done
+        self.file = None if folder is None else folder / "progress.jsonl"
+        self.show = show
+        self.started = time.monotonic()
+        self.written = self.shown = -1e9
+        self.display: Display | None = None
+
+    def __enter__(self) -> Progress:
+        self._write("start", np.zeros(3), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._write("stop" if kind else "end", self.seconds, 0)
+        if self.display is not None:
+            self.display.update(self.done, self._text())
+            self.display.close()
+
+    seconds: np.ndarray = np.zeros(3)
+
+    def update(self, done: int, seconds: np.ndarray, in_flight: int) -> None:
+        """Take in the state of the run; cheap, so it is called after every task."""
+        now = time.monotonic()
+        self.done, self.seconds = done, seconds
+        if now - self.written >= FILE_SECONDS:
+            self.written = now
+            self._write("running", seconds, in_flight)
+        if self.show is False or (self.show is None and now - self.started < 2):
+            return
+        if self.display is None:
+            self.display = make_display(self.name, self.total)
+        if now - self.shown >= 0.2:
+            self.shown = now
+            self.display.update(done, self._text())
+
+    def remaining_seconds(self) -> float | None:
+        """Time left at the mean speed of this run, None before its first block."""
+        finished = self.done - self.first
+        return (time.monotonic() - self.started) / finished * (self.total - self.done) if finished else None
+
+    def _text(self) -> str:
+        left = self.remaining_seconds()
+        spent = time.monotonic() - self.started
+        end = f"{duration(left)} left" if left and self.done < self.total else f"{duration(spent)}"
+        return f"{self.done}/{self.total} blocks, {end}"
+
+    def _write(self, state: str, seconds: np.ndarray, in_flight: int) -> None:
+        if self.file is None:
+            return
+        left = self.remaining_seconds()
+        line = {
+            "time": round(time.time(), 3),
+            "state": state,
+            "step": self.name,
+            "done": self.done,
+            "total": self.total,
+            "in_flight": in_flight,
+            "remaining_s": None if left is None else round(left, 1),
+            **dict(zip(("read_s", "compute_s", "write_s"), (round(float(s), 3) for s in seconds), strict=True)),
+        }
+        with self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class LineDisplay:
+    """One line every 30 s: what a batch log can hold."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.last = name, -1e9
+
+    def update(self, done: int, text: str) -> None:
+        """Print a line if the last is old enough."""
+        self.text = text
+        if time.monotonic() - self.last >= LINE_SECONDS:
+            self.last = time.monotonic()
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Print the last state."""
+        print(f"{self.name}: {self.text}", file=sys.stderr, flush=True)
+
+
+class BarDisplay:
+    """A bar on a terminal."""
+
+    def __init__(self, name: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.bar = Bar(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(name, total=total, text="")
+        self.bar.start()
+
+    def update(self, done: int, text: str) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=done, text=text)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.stop()
+
+
+class WidgetDisplay:
+    """A progress widget in a notebook."""
+
+    def __init__(self, name: str, total: int) -> None:
+        import ipywidgets
+        from IPython.display import display
+
+        self.widget: Any = ipywidgets.IntProgress(
+            value=0, max=total, description=name[:24], style={"description_width": "initial"}
+        )
+        self.label: Any = ipywidgets.Label("")
+        display(ipywidgets.HBox([self.widget, self.label]))
+
+    def update(self, done: int, text: str) -> None:
+        """Move the bar."""
+        self.widget.value, self.label.value = done, text
+
+    def close(self) -> None:
+        """Colour the finished bar."""
+        self.widget.bar_style = "success" if self.widget.value == self.widget.max else "warning"
+
+
+def make_display(name: str, total: int) -> Display:
+    """Return the display that suits where the program runs."""
+    if in_notebook():
+        return WidgetDisplay(name, total)
+    return BarDisplay(name, total) if sys.stderr.isatty() else LineDisplay(name)
+
+
+def in_notebook() -> bool:
+    """Tell whether this process is a notebook kernel that can show widgets."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return False
+    try:
+        import ipywidgets  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def duration(seconds: float) -> str:
+    """Time in words.
+
+    Examples
+    --------
+    >>> duration(8100)
+    '2 h 15 min'
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

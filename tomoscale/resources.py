@@ -1,0 +1,50 @@
+"""What a run may use: processes, blocks at once, memory, and a GPU if there is one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import psutil
+
+from tomoscale.arrays import cuda_available, free_device_bytes
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use.
+
+    Attributes
+    ----------
+    processes : int
+        Worker processes; 1 is this process.
+    slots : int
+        Blocks computed at once in a process (1 on a GPU and for kernels that use all cores themselves).
+    io_slots : int
+        Further blocks being read or written in a process meanwhile.
+    memory_bytes : int
+        Host memory of one process.
+    device : "cpu" or "cuda"
+    device_bytes : int
+        Memory of its GPU.
+    """
+
+    processes: int = 1
+    slots: int = 1
+    io_slots: int = 1
+    memory_bytes: int = 4 * 2**30
+    device: str = "cpu"
+    device_bytes: int = 0
+
+    @property
+    def parallel(self) -> int:
+        """Blocks computed at once by all processes."""
+        return self.processes * self.slots
+
+
+def this_machine(device: str | None = None) -> Resources:
+    """Resources of this process on this machine: its GPU if there is one, else its cores, and half the free memory."""
+    memory = psutil.virtual_memory().available // 2
+    if device == "cuda" or (device is None and cuda_available()):
+        return Resources(1, 1, 2, memory, "cuda", int(0.8 * free_device_bytes()))
+    return Resources(1, len(os.sched_getaffinity(0)), 1, memory)

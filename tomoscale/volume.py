@@ -1,0 +1,390 @@
+"""A volume: voxels somewhere and the size of one of them."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import xxhash
+
+from tomoscale.errors import InputError
+from tomoscale.geometry import AXES, Region, Shape, Spacing, region_shape, whole
+from tomoscale.ome import (
+    KINDS,
+    LEVEL,
+    STATE_VERSION,
+    Kind,
+    LabelClass,
+    group_attributes,
+)
+from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
+from tomoscale.zarr_array import ZarrArray
+from tomoscale.zarr_group import FoundArray, find_array
+from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
+
+__all__ = ["Kind", "LabelClass", "MemoryArray", "Storage", "Volume", "ZarrArray", "create_volume", "open_zarr"]
+
+CHUNK_VOXELS = 64
+SHARD_VOXELS = 512
+
+
+class Storage(Protocol):
+    """Where voxels are; an address, not the voxels: it is frozen and pickles small."""
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along (z, y, x)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a voxel, in native byte order."""
+
+    @property
+    def chunk_shape(self) -> Shape:
+        """What is decoded as a whole when any voxel of it is read."""
+
+    @property
+    def name(self) -> str:
+        """The path, for messages."""
+
+    def read(self, region: Region) -> np.ndarray:
+        """Values of a region, on the host, in C order and native byte order; the caller owns them."""
+
+    def identity(self) -> dict[str, Any]:
+        """Small JSON that changes when the data change."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels and the size of one of them.
+
+    Attributes
+    ----------
+    storage : Storage
+    voxel_size_um : (z, y, x) or None
+        In micrometres; None if it is not known.
+    classes : tuple of LabelClass
+        Names and colours of the values of a label volume.
+
+    Raises
+    ------
+    ValueError
+        If the voxel size is not three positive lengths.
+    """
+
+    storage: Storage
+    voxel_size_um: Spacing | None = None
+    classes: tuple[LabelClass, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.voxel_size_um is not None:
+            object.__setattr__(self, "voxel_size_um", check_voxel_size(self.voxel_size_um, self.name))
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along (z, y, x)."""
+        return self.storage.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a voxel."""
+        return self.storage.dtype
+
+    @property
+    def name(self) -> str:
+        """The path, for messages."""
+        return self.storage.name
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all voxels, decoded."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def kind(self) -> Kind:
+        """What the values mean: "grey", "labels" or "mask"."""
+        kind: Kind = getattr(self.storage, "kind", "grey")
+        return kind
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is on disk (or in memory), finished or not."""
+        return bool(getattr(self.storage, "exists", True))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all voxels are there; a volume not made by us is taken as it is."""
+        state = self.storage.state() if isinstance(self.storage, ZarrArray) else None
+        return self.exists if state is None else state.get("finished") is True
+
+    def read(self, region: Sequence[slice] | None = None) -> np.ndarray:
+        """Values of a region (slices of voxels along z, y, x), or of the whole volume.
+
+        Raises
+        ------
+        ValueError
+            If the region is not inside the volume.
+        InputError, IntegrityError
+            If the data cannot be read, or are not what was written.
+        """
+        return self.storage.read(whole(self.shape) if region is None else self._checked(region))
+
+    def write(self, region: Sequence[slice], values: np.ndarray) -> None:
+        """Write the values of a region; for a Zarr volume it must be made of whole shards.
+
+        Raises
+        ------
+        ValueError
+            If the storage is read-only, or region and values do not fit it.
+        OSError
+            If the file system refuses.
+        """
+        if not isinstance(self.storage, ZarrArray | MemoryArray):
+            raise ValueError(f"{self.name} can only be read: write to a volume of create_volume")
+        self.storage.write(self._checked(region), values)
+
+    def create(self) -> None:
+        """Put what `create_volume` described on disk, without voxels; in memory there is nothing to do.
+
+        Raises
+        ------
+        PlanError
+            If something is in the way.
+        """
+        if isinstance(self.storage, ZarrArray):
+            state = {
+                "finished": False,
+                "classes": [[c.value, c.name, list(c.rgba)] for c in self.classes],
+                "record": {},
+            }
+            title = Path(self.storage.directory).name.removesuffix(".zarr").removesuffix(".ome")
+            self.storage.create(group_attributes(title, self.storage.kind, self.voxel_size_um, self.classes, state))
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """State that all voxels are written, and what made them (JSON values).
+
+        Raises
+        ------
+        IntegrityError
+            If a shard is not there.
+        """
+        if isinstance(self.storage, ZarrArray):
+            self.storage.finish(record)
+
+    def identity(self) -> dict[str, Any]:
+        """Small JSON that changes when the data or the voxel size change; it guards a resumed run."""
+        size = None if self.voxel_size_um is None else list(self.voxel_size_um)
+        return {**self.storage.identity(), "shape": list(self.shape), "dtype": self.dtype.name, "voxel_size_um": size}
+
+    def _checked(self, region: Sequence[slice]) -> Region:
+        if len(region) != 3 or not all(isinstance(r, slice) and r.step in (None, 1) for r in region):
+            raise ValueError(f"{self.name}: a region is three slices (z, y, x) without steps, got {region!r}")
+        z, y, x = (
+            slice(0 if r.start is None else operator.index(r.start), n if r.stop is None else operator.index(r.stop))
+            for r, n in zip(region, self.shape, strict=True)
+        )
+        for axis, r, n in zip(AXES, (z, y, x), self.shape, strict=True):
+            if not 0 <= r.start < r.stop <= n:
+                raise ValueError(
+                    f"{self.name}: {axis} {r.start}:{r.stop} is not inside the volume, whose {axis} is 0:{n}"
+                )
+        return z, y, x
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryArray:
+    """An array in memory as a storage, for notebooks and tests; it stays in its process."""
+
+    values: np.ndarray
+    kind: Kind = "grey"
+    name: str = "array in memory"
+    chunk_shape: Shape = (1, 1, 1)
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.size == 0:
+            raise ValueError(
+                f"values must have three axes (z, y, x) and at least one voxel, got shape {self.values.shape}"
+            )
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along (z, y, x)."""
+        z, y, x = self.values.shape
+        return z, y, x
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a voxel."""
+        return self.values.dtype.newbyteorder("=")
+
+    def read(self, region: Region) -> np.ndarray:
+        """Copy of a region."""
+        return np.array(self.values[region], self.dtype, order="C")
+
+    def write(self, region: Region, values: np.ndarray) -> None:
+        """Set a region; shape and dtype must fit."""
+        if values.shape != region_shape(region) or values.dtype != self.dtype:
+            raise ValueError(
+                f"values are {values.shape} {values.dtype} but the region takes {region_shape(region)} {self.dtype}; nothing "
+                "is cast silently"
+            )
+        self.values[region] = values
+
+    def identity(self) -> dict[str, Any]:
+        """Digest of the values."""
+        return {"memory": xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.values).data)}
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a volume in memory cannot be sent to another process: write it to disk with create_volume, or run without a client"
+        )
+
+
+def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made of
+    path: str | os.PathLike[str],
+    *,
+    shape: Shape | None = None,
+    dtype: Any = None,
+    voxel_size_um: float | Spacing | None = None,
+    like: Volume | None = None,
+    kind: Kind | None = None,
+    shard_shape: Shape | None = None,
+    chunk_shape: Shape | None = None,
+    classes: Sequence[LabelClass] = (),
+    durable: bool = True,
+) -> Volume:
+    """Describe a new OME-Zarr 0.5 volume; nothing is on disk until a run, or `Volume.create`, makes it.
+
+    Parameters
+    ----------
+    path : path
+    shape : (Z, Y, X)
+    dtype : numpy dtype
+        bool, an integer or a float of at most 64 bits.
+    voxel_size_um : (z, y, x), or one length for all
+        In micrometres; None if it is not known.
+    like : Volume
+        Gives shape, dtype, voxel size and, for labels, kind and classes where they are not given.
+    kind : {"grey", "labels", "mask"}
+        What the values mean; by default that of `like`, "mask" for bool, else "grey".
+    shard_shape, chunk_shape : (z, y, x)
+        What is written, and what is decoded, as a whole; by default 512^3 and 64^3, or less for a small volume.
+    classes : sequence of LabelClass
+    durable : bool
+        Sync every shard to disk before its block counts as done.
+
+    Raises
+    ------
+    ValueError
+        If an argument is missing or makes no sense.
+    """
+    if like is not None:
+        shape, dtype = shape or like.shape, like.dtype if dtype is None else dtype
+        voxel_size_um = like.voxel_size_um if voxel_size_um is None else voxel_size_um
+        kind = like.kind if kind is None and np.dtype(dtype) == like.dtype else kind
+        classes = classes or (like.classes if kind == "labels" else ())
+    if shape is None or dtype is None:
+        raise ValueError(f"{path}: shape and dtype must be given, or like=another volume")
+    shape, dtype = _positive(shape, "shape"), np.dtype(dtype).newbyteorder("=")
+    kind = kind or ("mask" if dtype.kind == "b" else "grey")
+    _check_kind(path, kind, dtype)
+    chunk = (
+        _three(min(CHUNK_VOXELS, n) for n in shape) if chunk_shape is None else _positive(chunk_shape, "chunk_shape")
+    )
+    shard = _default_shard(shape, chunk) if shard_shape is None else _positive(shard_shape, "shard_shape")
+    _check_shard(path, shard, chunk, dtype)
+    storage = ZarrArray(
+        os.path.abspath(path), LEVEL, shape, dtype, chunk, shard, kind, complete=True, writable=True, durable=durable
+    )
+    size = None if voxel_size_um is None else check_voxel_size(voxel_size_um, str(path))
+    return Volume(storage, size, classes=tuple(classes))
+
+
+def open_zarr(
+    path: str | os.PathLike[str],
+    *,
+    array: str | None = None,
+    voxel_size_um: float | Spacing | None = None,
+    unfinished: bool = False,
+) -> Volume:
+    """Open a Zarr array, or the full resolution of an OME-Zarr image (0.4 or 0.5), for reading.
+
+    Parameters
+    ----------
+    path : path
+        Of a group or an array.
+    array : str, optional
+        Path inside the group: a coarser level ("2"), or another array.
+    voxel_size_um : (z, y, x), or one length for all
+        Needed where the metadata state none; where they do, it must agree.
+    unfinished : bool
+        Open a volume of ours that no run has finished; what is not written yet raises `IntegrityError` when read.
+
+    Raises
+    ------
+    InputError
+        If there is no such array, it is not finished, or its metadata make no sense.
+    """
+    found = find_array(os.path.abspath(path), array)
+    finished = _check_state(found, unfinished)
+    storage = replace(found.storage, complete=found.is_ours, writable=found.is_ours and not finished)
+    size = agreed_voxel_size(storage.directory, found.voxel_size_um, voxel_size_um)
+    return Volume(storage, size, classes=found.classes)
+
+
+def _check_state(found: FoundArray, unfinished: bool) -> bool:
+    """Tell whether the volume is finished; raise `InputError` if it is not and must be."""
+    root, state = found.storage.directory, found.state
+    if not found.is_ours:
+        return True
+    if not isinstance(state.get("version"), int) or state["version"] > STATE_VERSION:
+        raise InputError(
+            f"{root} was made by a newer tomoscale (state {state.get('version')!r}): update tomoscale to read it"
+        )
+    finished = state.get("finished") is True
+    if not finished and not unfinished:
+        raise InputError(
+            f"{root} is not finished: the run that makes it was stopped or is still going; give the same command again to "
+            "resume it, or open it with unfinished=True to look at what is there"
+        )
+    return finished
+
+
+def _check_kind(path: str | os.PathLike[str], kind: str, dtype: np.dtype[Any]) -> None:
+    if dtype.name not in DTYPES:
+        raise ValueError(f"{path}: dtype {dtype} cannot be stored, only {', '.join(DTYPES)}")
+    if kind not in KINDS:
+        raise ValueError(f"{path}: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "labels" and dtype.kind not in "iu":
+        raise ValueError(f"{path}: a label volume must be of an integer type, got {dtype}; a bool volume is a mask")
+
+
+def _check_shard(path: str | os.PathLike[str], shard: Shape, chunk: Shape, dtype: np.dtype[Any]) -> None:
+    for axis, s, c in zip(AXES, shard, chunk, strict=True):
+        if s % c:
+            raise ValueError(f"{path}: shard_shape {shard} is not a multiple of chunk_shape {chunk} on axis {axis}")
+    if math.prod(chunk) * dtype.itemsize > MAX_CHUNK_BYTES:
+        raise ValueError(
+            f"{path}: chunk_shape {chunk} of {dtype} takes more than 2 GiB, and a chunk is decoded as a whole"
+        )
+
+
+def _default_shard(shape: Shape, chunk: Shape) -> Shape:
+    return _three(min(-(-n // c) * c, max(SHARD_VOXELS // c, 1) * c) for n, c in zip(shape, chunk, strict=True))
+
+
+def _positive(value: Sequence[int], name: str) -> Shape:
+    if len(value) != 3 or min(value) < 1:
+        raise ValueError(f"{name} must be three positive numbers of voxels (z, y, x), got {value}")
+    return _three(operator.index(v) for v in value)
+
+
+def _three(values: Any) -> Shape:
+    z, y, x = values
+    return z, y, x

@@ -1,0 +1,123 @@
+"""Two pools that take tasks and say which is done: threads of this process, or a Dask client's workers."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+from typing import Any, Protocol
+
+from tomoscale.resources import Resources
+
+
+class Pool(Protocol):
+    """What the driver needs of workers."""
+
+    @property
+    def window(self) -> int:
+        """Tasks to keep in flight: enough to keep every worker busy, few enough to bound memory."""
+
+    remote: bool
+    """Whether a task costs a message to a scheduler, so that small blocks are worth grouping."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Start a task."""
+
+    def next_done(self, timeout: float) -> Any | None:
+        """Return a task that has ended, or None after `timeout` seconds."""
+
+    def failed(self, future: Any) -> bool:
+        """Tell whether a task that has ended raised or lost its worker."""
+
+    def close(self) -> None:
+        """Drop what has not started and wait for what has."""
+
+
+class ThreadPool:
+    """Threads of this process: some compute while others read and write."""
+
+    remote = False
+
+    def __init__(self, threads: int) -> None:
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="tomoscale")
+        self.threads = threads
+        self.ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+
+    @property
+    def window(self) -> int:
+        """One task a thread."""
+        return self.threads
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Start a task."""
+        future = self.executor.submit(function, *arguments)
+        future.add_done_callback(self.ended.put)
+        return future
+
+    def next_done(self, timeout: float) -> Future[Any] | None:
+        """Return a task that has ended, or None after `timeout` seconds."""
+        with suppress(queue.Empty):
+            return self.ended.get(timeout=timeout)
+        return None
+
+    def failed(self, future: Future[Any]) -> bool:
+        """Tell whether a task raised."""
+        return future.exception() is not None
+
+    def close(self) -> None:
+        """Wait for running blocks, drop the others."""
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+
+class DaskPool:
+    """Workers of a Dask client, on this machine or on a cluster."""
+
+    remote = True
+    _runs = count()
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.name = f"tomoscale-{id(self):x}-{next(self._runs)}"
+        self.numbers = count()
+        self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.live: set[Any] = set()
+
+    @property
+    def window(self) -> int:
+        """One task a thread, and one more a worker that waits on the scheduler: a worker never asks in vain."""
+        threads: dict[str, int] = self.client.nthreads()
+        return max(1, sum(threads.values()) + len(threads))
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Start a task; never taken for one that was run before."""
+        key = f"{self.name}-{next(self.numbers)}"
+        future = self.client.submit(function, *arguments, key=key, pure=False, retries=0)
+        self.live.add(future)
+        future.add_done_callback(self.ended.put)
+        return future
+
+    def next_done(self, timeout: float) -> Any | None:
+        """Return a task that has ended, or None after `timeout` seconds."""
+        with suppress(queue.Empty):
+            future = self.ended.get(timeout=timeout)
+            self.live.discard(future)
+            return future
+        return None
+
+    def failed(self, future: Any) -> bool:
+        """Tell whether a task raised or lost its worker."""
+        return bool(future.status != "finished")
+
+    def close(self) -> None:
+        """Cancel what is still in flight."""
+        if self.live:
+            with suppress(Exception):  # the scheduler may be gone, which is why we are here
+                self.client.cancel(list(self.live))
+            self.live.clear()
+
+
+def make_pool(client: Any | None, resources: Resources) -> Pool:
+    """Return the pool of a client, or threads of this process without one."""
+    return ThreadPool(resources.slots + resources.io_slots) if client is None else DaskPool(client)
