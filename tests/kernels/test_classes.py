@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
-from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
 
+from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels.classes import map_labels, otsu_from_histogram, threshold

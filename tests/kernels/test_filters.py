@@ -11,8 +11,8 @@ import pytest
 import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
 
+from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Halo
 from tomoscale.kernels.filters import cast, clip_and_scale, filter_median, gaussian, median
@@ -81,7 +81,7 @@ def test_clip_and_scale_refuses_limits_without_contrast(limits):
 
 
 def test_clip_and_scale_refuses_integers():
-    with pytest.raises(ValueError, match="dtype must be a floating type because results lie in 0 .. 1, got uint8"):
+    with pytest.raises(ValueError, match=r"dtype must be a floating type because results lie .* got uint8"):
         clip_and_scale(0, 1, np.uint8)
 
 
@@ -160,7 +160,7 @@ def test_gaussian_halo_follows_voxel_size():
     footprint=st.sampled_from(["cube", "ball"]),
     dtype=st.sampled_from([np.uint8, np.float32, np.bool_]),
 )
-def test_median_by_blocks_equals_whole_and_scipy(seed, shape, blocks, radius, footprint, dtype):  # noqa: PLR0913
+def test_median_by_blocks_equals_whole_and_scipy(seed, shape, blocks, radius, footprint, dtype):
     values = grey(seed, shape) % 200
     values = (values > 100) if dtype is np.bool_ else values.astype(dtype)
     result = map_by_blocks(median(radius, dtype, footprint), values, blocks)

@@ -11,8 +11,8 @@ import pytest
 import scipy.ndimage
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds
 
+from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels.filters import clip_and_scale, gaussian
@@ -58,7 +58,7 @@ def test_kernels_by_blocks_equal_whole_on_each_device(kernel, dtype, device):
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)
 @pytest.mark.parametrize("shape", [(48, 48, 48), (9, 10, 11)])
 @pytest.mark.parametrize("host", [True, False])
-def test_declared_memory_bounds_the_measured_peak(kernel, dtype, shape, host, monkeypatch):  # noqa: PLR0913
+def test_declared_memory_bounds_the_measured_peak(kernel, dtype, shape, host, monkeypatch):
     if not host:  # the formulation for GPUs, on NumPy arrays
         monkeypatch.setattr("tomoscale.kernels.resample.on_host", lambda array: False)
     values = grey(0, shape, dtype)

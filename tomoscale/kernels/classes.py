@@ -121,7 +121,7 @@ def look_up_labels(labels: Array, block: Block, table: np.ndarray, known: np.nda
     xp = namespace_for(labels)
     labels = labels[block.core]
     n = len(table)
-    if labels.dtype.kind not in "bui":
+    if labels.dtype.kind not in "iub":
         raise InputError(f"labels must be integers, but the source holds {labels.dtype}: it looks like grey values")
     if int(labels.min()) < 0 or int(labels.max()) >= n:
         raise InputError(_unknown(labels, (labels < 0) | (labels >= n), block))
@@ -151,7 +151,7 @@ def map_labels(mapping: Mapping[int, int] | np.ndarray, dtype: DTypeLike) -> Ker
     """
     dtype = np.dtype(dtype)
     table, known = _table(mapping)
-    if dtype.kind not in "bui" or not np.array_equal(table.astype(dtype), table):
+    if dtype.kind not in "iub" or not np.array_equal(table.astype(dtype), table):
         raise ValueError(f"dtype {dtype} does not hold the new labels {int(table.min())} to {int(table.max())}")
     table = table.astype(dtype)
     allowed = np.ones(len(table), bool) if known is None else known

@@ -129,8 +129,8 @@ def plain(labels: Array | None) -> Array | None:
     return labels if labels is None or labels.dtype != bool else labels.view(np.uint8)
 
 
-def slabs(voxels: Voxels, met: np.ndarray) -> Iterator[tuple[Array, Array | None]]:
-    """Values and labels of the voxels that count, as flat arrays, an eighth of the planes at a time.
+def slabs(voxels: Voxels, met: np.ndarray) -> Iterator[tuple[Array, Array, Array | None]]:
+    """Which voxels count, their values and labels as flat arrays, an eighth of the planes at a time.
 
     The array-function counterpart of the compiled loops; fills `met` as they do.
     """
@@ -155,12 +155,12 @@ def slabs(voxels: Voxels, met: np.ndarray) -> Iterator[tuple[Array, Array | None
             note_first(met, 2, keep & ~finite, first)
             keep = keep & finite
         if labels is None:
-            yield part[keep], None
+            yield keep, part[keep], None
             continue
         known = (labels[planes] >= 0) & (labels[planes] < voxels.n_classes)
         note_first(met, 3, keep & ~known, first)
         keep = keep & known
-        yield part[keep], labels[planes][keep]
+        yield keep, part[keep], labels[planes][keep]
 
 
 def note_first(met: np.ndarray, which: int, wrong: Array, start: int) -> None:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from tomoscale.arrays import Array, namespace_for, on_host
+from tomoscale.arrays import namespace_for, on_host
 from tomoscale.measures.choice import Found, Voxels, note_first, nothing_met, plain, slabs
 
-N, SUM_HIGH, SUM_LOW, SQUARES_HIGH, SQUARES_LOW = range(5)
-"""Columns of the sums: number, then sum and sum of squares of the steps, each in words of 32 bits."""
+N, SUM, SQUARES = slice(0, 1), slice(1, 3), slice(3, 6)
+"""Columns of the sums: number, then sum and sum of squares of the steps, each in words of 32 bits, high to low."""
 
-_WORD = 32
-_LOW = 0xFFFFFFFF
+WORD = 32
+_SHIFT = np.uint64(WORD)
+_LOW = np.uint64((1 << WORD) - 1)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class FixedPoint:
     low, high : float
         Range that holds every value; a value outside of it is refused, never clipped.
     bits : int
-        The quantum is ``(high - low) / 2**bits``, 1 to 32. With 24 bits it is below the spacing of float32 over the
+        The quantum is ``(high - low) / 2**bits``, 1 to 32 (31 for floats, which can reach `high`). With 24 bits it is below the spacing of float32 over the
         upper half of a range that starts at zero.
     """
 
@@ -38,13 +39,13 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"a range needs two finite numbers, low below high, got {self.low} and {self.high}")
-        if not 1 <= self.bits <= _WORD:
-            raise ValueError(f"bits must be 1 to {_WORD}, got {self.bits}: squares of steps are held in 64 bits")
+        if not 1 <= self.bits <= WORD:
+            raise ValueError(f"bits must be 1 to {WORD}, got {self.bits}: squares of steps are held in 64 bits")
 
     @property
     def quantum(self) -> float:
         """Grey value of one step."""
-        return (self.high - self.low) / 2**self.bits
+        return (self.high - self.low) / (1 << self.bits)
 
     @classmethod
     def of_integers(cls, dtype: str) -> FixedPoint:
@@ -54,49 +55,56 @@ class FixedPoint:
 
 
 def sum_steps(voxels: Voxels, fixed_point: FixedPoint) -> tuple[np.ndarray, Found]:
-    """Number, sum and sum of squares of the steps per class: (n_classes, 5) int64 on the host, exact.
+    """Number, sum and sum of squares of the steps per class: (n_classes, 6) int64 on the host, exact.
 
     The sums are split in words of 32 bits because the squares of 10^12 16-bit values need 72 bits; each word adds over
-    blocks without overflow. `sums_of` joins them.
+    2^31 blocks without overflow. `sums_of` joins them. A block holds at most 2^31 voxels.
     """
     met = nothing_met()
-    table = np.zeros((voxels.n_classes, 5), np.uint64)
-    low, high, scale = fixed_point.low, fixed_point.high, 1 / fixed_point.quantum
+    table = np.zeros((voxels.n_classes, 4), np.uint64)  # number, sum, upper and lower words of squares
     if on_host(voxels.values):
-        labels = plain(voxels.labels)
-        rule = (voxels.skip_zeros, voxels.values.dtype.kind == "f", low, high, scale)
-        _sum_steps(voxels.values, labels, voxels.inside, voxels.spans, rule, table, met)
+        rule = (voxels.skip_zeros, voxels.values.dtype.kind == "f")
+        limits = (fixed_point.low, fixed_point.high, 1 / fixed_point.quantum)
+        _sum_steps(voxels.values, plain(voxels.labels), voxels.inside, voxels.spans, rule, limits, table, met)
     else:
-        _sum_by_slabs(voxels, low, high, scale, table, met)
-    # A block holds less than 2^31 voxels, so its sum of steps fits 63 bits.
-    table[:, SUM_HIGH] = table[:, SUM_LOW] >> np.uint64(_WORD)
-    table[:, SUM_LOW] &= np.uint64(_LOW)
-    return table.astype(np.int64), Found.of(met, voxels.values.shape)
+        _sum_by_slabs(voxels, fixed_point, table, met)
+    number, total, upper, lower = table.T
+    upper = upper + (lower >> _SHIFT)
+    words = [number, total >> _SHIFT, total & _LOW, upper >> _SHIFT, upper & _LOW, lower & _LOW]
+    return np.stack(words, axis=1).astype(np.int64), Found.of(met, voxels.values.shape)
 
 
 def sums_of(counts: np.ndarray) -> list[tuple[int, int, int]]:
     """Join the words: (number, sum, sum of squares) of the steps of each class, as Python integers."""
-    rows = [[int(word) for word in row] for row in counts]
-    return [(row[N], (row[SUM_HIGH] << _WORD) + row[SUM_LOW], (row[SQUARES_HIGH] << _WORD) + row[SQUARES_LOW]) for row in rows]
+    return [(_join(row[N]), _join(row[SUM]), _join(row[SQUARES])) for row in counts]
 
 
-def _sum_by_slabs(voxels: Voxels, low: float, high: float, scale: float, table: np.ndarray, met: np.ndarray) -> None:  # noqa: PLR0913
+def _join(words: np.ndarray) -> int:
+    number = 0
+    for word in words.tolist():
+        number = (number << WORD) + word
+    return number
+
+
+def _sum_by_slabs(voxels: Voxels, fixed_point: FixedPoint, table: np.ndarray, met: np.ndarray) -> None:
     """Do what `_sum_steps` does with array functions only."""
     xp = namespace_for(voxels.values)
-    for values, labels in slabs(voxels, met):
+    start = 0
+    for keep, values, labels in slabs(voxels, met):
         wide = values.astype(np.float64)
-        if bool(((wide < low) | (wide > high)).any()):
-            # Which voxel it was is looked up in the whole block: it is refused anyway.
-            note_first(met, 4, xp.isfinite(voxels.values) & ((voxels.values < low) | (voxels.values > high)), 0)
-            continue
-        steps = xp.rint((wide - low) * scale).astype(np.uint64)
-        squares = steps * steps
+        outside = (wide < fixed_point.low) | (wide > fixed_point.high)
+        if bool(outside.any()):
+            wrong = xp.zeros(keep.shape, bool)
+            wrong[keep] = outside
+            note_first(met, 4, wrong, start)
+        start += keep.size
+        steps = xp.rint((wide - fixed_point.low) * (1 / fixed_point.quantum))
+        steps = xp.where(outside, 0, steps).astype(np.uint64)  # the block is refused anyway
         for k in range(voxels.n_classes):
-            chosen = slice(None) if labels is None else labels == k
-            table[k, N] += int(steps[chosen].size)
-            table[k, SUM_LOW] += int(steps[chosen].sum())
-            table[k, SQUARES_HIGH] += int((squares[chosen] >> np.uint64(_WORD)).sum())
-            table[k, SQUARES_LOW] += int((squares[chosen] & np.uint64(_LOW)).sum())
+            chosen = steps if labels is None else steps[labels == k]
+            squares = chosen * chosen
+            sums = (chosen.sum(), (squares >> _SHIFT).sum(), (squares & _LOW).sum())
+            table[k] += np.array([chosen.size, *(int(number) for number in sums)], np.uint64)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -105,14 +113,16 @@ def _sum_steps(  # noqa: C901, PLR0913 -- one pass over the memory decides every
     labels: np.ndarray | None,
     inside: np.ndarray | None,
     spans: np.ndarray,
-    rule: tuple[bool, bool, float, float, float],
+    rule: tuple[bool, bool],
+    limits: tuple[float, float, float],
     table: np.ndarray,
     met: np.ndarray,
 ) -> None:
-    """Add to the table, whose two words of the sum are still one; `met` is that of `Found`."""
-    skip_zeros, floating, low, high, scale = rule
+    """Add to a (n_classes, 4) table; `met` is that of `Found`."""
+    skip_zeros, floating = rule
+    low, high, scale = limits
     depth, height, width = values.shape
-    row = 0
+    row = np.int64(0)
     for z in range(depth):
         for y in range(height):
             for x in range(spans[y, 0], spans[y, 1]):
@@ -135,10 +145,10 @@ def _sum_steps(  # noqa: C901, PLR0913 -- one pass over the memory decides every
                     continue
                 step = np.uint64(np.rint((value - low) * scale))
                 square = step * step
-                table[row, N] += np.uint64(1)
-                table[row, SUM_LOW] += step
-                table[row, SQUARES_HIGH] += square >> np.uint64(_WORD)
-                table[row, SQUARES_LOW] += square & np.uint64(_LOW)
+                table[row, 0] += np.uint64(1)
+                table[row, 1] += step
+                table[row, 2] += square >> _SHIFT
+                table[row, 3] += square & _LOW
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

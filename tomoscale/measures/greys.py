@@ -85,7 +85,7 @@ def _count_by_slabs(voxels: Voxels, slots: np.ndarray | None, table: Array, met:
     """Do what `_count_keys` does with array functions only."""
     xp = namespace_for(table)
     bins = table.shape[1]
-    for values, labels in slabs(voxels, met):
+    for _, values, labels in slabs(voxels, met):
         place = keys_of(values).astype(np.int64)
         row = xp.zeros(1, np.int64) if labels is None else labels.astype(np.int64)
         if slots is not None:

@@ -24,11 +24,12 @@ from tomoscale.errors import InputError
 from tomoscale.geometry import Halo
 from tomoscale.measures.choice import Found, Voxels, interior_of, spans_of
 from tomoscale.measures.fixed_point import FixedPoint, sum_steps, sums_of
-from tomoscale.measures.greys import COUNTED_TYPES, HALF, count_keys, keys_of, n_bins, values_of
+from tomoscale.measures.greys import COUNTED_TYPES, HALF, count_keys, n_bins, values_of
+from tomoscale.measures.ranks import interpolate, keys_at, positions_of, ranks_around
 from tomoscale.step import Counts, Measure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tomoscale.arrays import Array
     from tomoscale.geometry import Block
@@ -112,8 +113,8 @@ def count_histogram(grey: Array, labels: Array | None = None, *, block: Block, p
     Returns
     -------
     dict
-        ``"histogram"``: (n_classes or 1, bins) int64 of `keys_of` the values, or of their upper 16 bits for 32-bit
-        types; ``"non_finite"``: (2,) int64, NaN and infinities left out.
+        ``"histogram"``: (n_classes or 1, bins) int64 by `greys.keys_of` the values, or by its upper 16 bits for
+        32-bit types; ``"non_finite"``: (2,) int64, NaN and infinities left out.
 
     Raises
     ------
@@ -183,11 +184,12 @@ def percentiles(
         )
     result = np.full((population.n_rows, len(percents)), np.nan)
     for k, coarse in enumerate(np.asarray(first["histogram"])):
-        if coarse.any():
-            positions = _positions(int(coarse.sum()), percents)
-            ranks = np.array([[math.floor(p), min(math.floor(p) + 1, int(coarse.sum()) - 1)] for p in positions])
-            keys = _keys_at(ranks, coarse, slots, None if fine is None else fine[k])
-            result[k] = _interpolate(values_of(keys, population.dtype), positions - ranks[:, 0])
+        n = int(coarse.sum())
+        positions = positions_of(n, percents)
+        if n:
+            ranks = ranks_around(n, positions)
+            keys = keys_at(ranks, coarse, slots, None if fine is None else fine[k])
+            result[k] = interpolate(values_of(keys, population.dtype), positions - ranks[:, 0])
     return result
 
 
@@ -201,8 +203,12 @@ def label_moments(population: Population, fixed_point: FixedPoint | None = None)
             else f"{population.dtype} is summed as it is, got {fixed_point}"
         )
     steps = fixed_point or FixedPoint.of_integers(population.dtype)
+    if floating and steps.bits > 31:
+        raise ValueError(
+            f"fixed_point may have at most 31 bits for floats, got {steps.bits}: 2**32 squared needs 65 bits"
+        )
     function = partial(count_moments, population=population, fixed_point=steps)
-    return _measure("moments", population, function, 5, {"fixed_point": asdict(steps)})
+    return _measure("moments", population, function, 6, {"fixed_point": asdict(steps)})
 
 
 def count_moments(
@@ -213,7 +219,7 @@ def count_moments(
     Returns
     -------
     dict
-        ``"moments"``: (n_classes or 1, 5) int64, see `fixed_point.sum_steps`; ``"non_finite"`` as in `count_histogram`.
+        ``"moments"``: (n_classes or 1, 6) int64, see `fixed_point.sum_steps`; ``"non_finite"`` as in `count_histogram`.
 
     Raises
     ------
@@ -272,3 +278,97 @@ def cnr(
     if denominator not in noise:
         raise ValueError(f"denominator must be one of {', '.join(noise)}, got {denominator!r}")
     return _ratio(abs(float(of.mean[k]) - float(of.mean[other])), noise[denominator])
+
+
+def _measure(
+    name: str,
+    population: Population,
+    function: Callable[..., Counts],
+    columns: int,
+    more: dict[str, object] | None = None,
+) -> Measure:
+    return Measure(
+        name=name,
+        function=function,
+        inputs=("grey",) if population.n_classes is None else ("grey", "labels"),
+        halo=Halo.uniform(population.interior_voxels),
+        # On the host a byte where there is an interior; on a GPU the work space for an eighth of the planes.
+        bytes_per_voxel=6.0,
+        counts_bytes=8 * (population.n_rows * columns + 2),
+        parameters={**asdict(population), **(more or {})},
+    )
+
+
+def _voxels(grey: Array, labels: Array | None, block: Block, population: Population) -> Voxels:
+    if grey.dtype.name != population.dtype or not grey.dtype.isnative:
+        raise InputError(
+            f"grey values are {grey.dtype} but the population is {population.dtype}: they would be read as other numbers; "
+            f"give Population(dtype={grey.dtype.name!r})"
+        )
+    inside = None
+    if labels is not None:
+        if labels.dtype.kind not in "biu":
+            raise InputError(f"labels are {labels.dtype}, but a class is a whole number: store them as uint8 or uint16")
+        if labels.shape != grey.shape:
+            raise InputError(
+                f"labels have shape {labels.shape} but grey values have {grey.shape} (z, y, x): voxels are compared one "
+                "by one, so both must lie on one grid"
+            )
+        if population.interior_voxels:
+            inside = interior_of(labels, block.core, population.interior_voxels)
+        labels = labels[block.core]
+    return Voxels(
+        grey[block.core], spans_of(block, population.disc), labels, inside, population.n_rows, population.exclude_zeros
+    )
+
+
+def _refuse(found: Found, block: Block, population: Population, fixed_point: FixedPoint | None = None) -> None:
+    if found.non_finite is not None and population.non_finite == "refuse":
+        raise InputError(
+            f"{found.n_nan} NaN and {found.n_inf} infinite grey values in one block, the first at voxel "
+            f"{_place(found.non_finite, block)} (z, y, x): they have no rank and no mean; mend the volume, or leave them "
+            "out with non_finite='exclude'"
+        )
+    if found.foreign is not None:
+        raise InputError(
+            f"the label at voxel {_place(found.foreign, block)} (z, y, x) is not one of the {population.n_rows} classes "
+            f"0 to {population.n_rows - 1}: give n_classes as the largest label plus one"
+        )
+    if found.outside is not None and fixed_point is not None:
+        raise InputError(
+            f"the grey value at voxel {_place(found.outside, block)} (z, y, x) is outside the range {fixed_point.low} to "
+            f"{fixed_point.high}, which must hold every value: take it from percentiles 0 and 100 of the same population"
+        )
+
+
+def _place(place: tuple[int, ...], block: Block) -> tuple[int, ...]:
+    return tuple(p + w.start for p, w in zip(place, block.write, strict=True))
+
+
+def _slots(population: Population, first: Counts, percents: Sequence[float]) -> tuple[int, ...]:
+    """High halves that hold the wanted ranks of any class, sorted; none for 8 and 16 bits."""
+    if np.dtype(population.dtype).itemsize < 4:
+        return ()
+    halves: set[int] = set()
+    for coarse in np.asarray(first["histogram"]):
+        n = int(coarse.sum())
+        if n:
+            ranks = ranks_around(n, positions_of(n, percents))
+            halves.update(np.searchsorted(coarse.cumsum(), ranks.ravel(), side="right").tolist())
+    return tuple(sorted(halves))
+
+
+def _moments(sums: list[tuple[int, int, int]], low: float, quantum: float) -> Moments:
+    """Moments from exact sums of steps; every quotient is rounded once, Python's integers do not overflow."""
+    mean, sigma = np.full((2, len(sums)), np.nan)
+    for k, (n, total, squares) in enumerate(sums):
+        if n:
+            mean[k] = low + quantum * (total / n)
+            sigma[k] = quantum * math.sqrt((n * squares - total * total) / (n * n))
+    return Moments(np.array([n for n, _, _ in sums], np.int64), mean, sigma)
+
+
+def _ratio(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.nan if signal == 0 else math.copysign(math.inf, signal)
+    return signal / noise
