@@ -38,7 +38,7 @@ def load(seed: int, size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     grey = phantom.grey(everything)
     low, high = np.percentile(grey, PERCENTILES)
     slices = slice(seed % step, None, step)
-    scaled = (np.clip(grey[slices].astype(np.float32), low, high) - np.float32(low)) / np.float32(high - low)
+    scaled = (np.clip(grey[slices], low, high).astype(np.float32) - np.float32(low)) / np.float32(high - low)
     return scaled, phantom.labels(everything)[slices]
 
 
@@ -54,7 +54,7 @@ def batch(volumes: list[tuple[np.ndarray, np.ndarray]], random: np.random.Genera
         gain, offset = random.normal(1, 0.05), random.normal(0, 0.03)
         greys.append(patches[0] * np.float32(gain) + np.float32(offset))
         truths.append(patches[1])
-    return torch.from_numpy(np.stack(greys))[:, None], torch.from_numpy(np.stack(truths).astype(np.int64))
+    return torch.from_numpy(np.stack(greys).astype(np.float32))[:, None], torch.from_numpy(np.stack(truths).astype(np.int64))
 
 
 def loss_of(scores: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

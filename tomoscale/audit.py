@@ -48,7 +48,9 @@ def status(path: str | Path) -> dict[str, Any]:
         "blocks": f"{done} of {total} done",
         "state": "finished" if done == total else f"running: {owner}" if owner else "stopped; the same command goes on",
         **({"time left": duration(left)} if left and owner else {}),
-        **({"set aside": "; ".join(f"block {n}: {text}" for n, text in list(failures.items())[:5])} if failures else {}),
+        **(
+            {"set aside": "; ".join(f"block {n}: {text}" for n, text in list(failures.items())[:5])} if failures else {}
+        ),
         "retries": ledger.retries,
         **dict(zip(("read_s", "compute_s", "write_s"), (round(float(s), 2) for s in ledger.seconds), strict=True)),
     }
@@ -72,7 +74,9 @@ def verify(path: str | Path) -> dict[str, Any]:
     volume = open_zarr(path, unfinished=True)
     grid = Grid(three(plan["grid"]["shape"]), three(plan["grid"]["block_shape"]))
     if volume.shape != grid.shape:
-        raise IntegrityError(f"{path} has the shape {volume.shape} but was written with {grid.shape}: its metadata was changed")
+        raise IntegrityError(
+            f"{path} has the shape {volume.shape} but was written with {grid.shape}: its metadata was changed"
+        )
     numbers = np.flatnonzero(ledger.done).tolist()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         wrong = [text for text in pool.map(lambda n: _compare(volume, grid, n, ledger), numbers) if text]
@@ -83,8 +87,14 @@ def verify(path: str | Path) -> dict[str, Any]:
         )
     recorded = volume.storage.identity().get("content")
     if volume.finished and recorded is not None and recorded != ledger.content():
-        raise IntegrityError(f"the record of {path} was changed after the run: remove the volume and run its command again")
-    return {"volume": str(path), "blocks": f"{len(numbers)} of {len(grid)} compared, all equal what was written", "finished": volume.finished}
+        raise IntegrityError(
+            f"the record of {path} was changed after the run: remove the volume and run its command again"
+        )
+    return {
+        "volume": str(path),
+        "blocks": f"{len(numbers)} of {len(grid)} compared, all equal what was written",
+        "finished": volume.finished,
+    }
 
 
 def find_ledger(path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tomoscale.geometry import Shape, three
 from tomoscale.step import Kernel
-from tomoscale.volume import MemoryArray, Volume
+from tomoscale.volume import Volume, ZarrArray
 
 if TYPE_CHECKING:
     from tomoscale.plan import Plan
@@ -52,10 +52,7 @@ def _lengths(length: int, unit: int, chunk: int, source_chunk: int) -> list[int]
 
 def writing_unit(target: Volume | None) -> Shape:
     """Return what one block must own whole: the target's shard."""
-    if target is None or isinstance(target.storage, MemoryArray):
-        return 1, 1, 1
-    shard: Shape = target.storage.shard_shape
-    return shard
+    return target.storage.shard_shape if target is not None and isinstance(target.storage, ZarrArray) else (1, 1, 1)
 
 
 def chunk_for(unit: Shape, kernel: Kernel) -> Shape:

@@ -53,7 +53,8 @@ def histogram_chart(centres: Sequence[float], counts: Sequence[int], label: str)
         axes.fill_between(centres, drawn, 0.5, step="mid", color="#0072b2", alpha=0.25, linewidth=0)
         axes.step(centres, drawn, where="mid", color="#0072b2", linewidth=1.0)
         axes.set(yscale="log", ylim=(0.5, None), xlabel=_plain(label), ylabel="voxels")
-        axes.margins(x=0)
+        filled = np.flatnonzero(counts)
+        axes.set_xlim(centres[max(filled[0] - 1, 0)], centres[min(filled[-1] + 1, len(centres) - 1)])
         return _saved(figure)
 
 

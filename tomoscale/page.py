@@ -58,14 +58,13 @@ caption::before { counter-increment: table; content: "Table " counter(table) ". 
 .picture { position: relative; border: 1px solid var(--line); }
 .picture img { display: block; width: 100%; height: 100%; }
 .pixels { image-rendering: pixelated; }
-.scale { position: absolute; left: 3%; bottom: 3%; border-bottom: 4px solid #fff; color: #fff; text-align: center;
-  font-size: .75rem; line-height: 1.3; white-space: nowrap;
-  text-shadow: 0 0 3px #000, 0 0 3px #000, 0 0 2px #000; box-shadow: 0 1.5px 0 #000; }
-.scale span { display: inline-block; background: rgba(0, 0, 0, .55); padding: 0 .3em; margin: 0 -1em 2px; border-radius: 2px; }
+.scale { position: absolute; left: 3%; bottom: 3%; text-align: center; font-size: .75rem; line-height: 1.3; white-space: nowrap; }
+.scale span { display: inline-block; margin: 0 -1em 3px; padding: 0 .3em; border-radius: 2px; color: #fff; background: rgba(0, 0, 0, .6); }
+.scale b { display: block; height: 4px; background: #fff; outline: 1px solid #000; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0 0; padding: 0; list-style: none; font-size: .875rem; }
 .legend i { display: inline-block; width: .85em; height: .85em; margin-right: .4em; border: 1px solid #444; vertical-align: -.08em; }
+.plans { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 0 2rem; }
 .chart { display: block; width: 100%; max-width: 44rem; height: auto; }
-footer { margin-top: 3rem; }
 @page { margin: 14mm; }
 @media print {
   body { font-size: 10pt; padding: 0; max-width: none; }
@@ -187,7 +186,9 @@ def duration(seconds: Any) -> str:
     """Seconds with a sensible number of digits, or nothing."""
     if seconds is None:
         return ""
-    return f"{seconds:.2f}" if seconds < 100 else integer(round(seconds))
+    if seconds >= 100:
+        return integer(round(seconds))
+    return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}"
 
 
 def length(value: float, known: bool) -> str:
@@ -196,7 +197,7 @@ def length(value: float, known: bool) -> str:
         return f"{value:g} voxels"
     if value >= 1000:
         return f"{value / 1000:.4g} mm"
-    return f"{value:.4g} µm" if value >= 1 else f"{value * 1000:.4g} nm"
+    return f"{value:.4g} µm" if value >= 1 or value == 0 else f"{value * 1000:.4g} nm"
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ from tomoscale.ome import LEVEL
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure, make_block
-from tomoscale.volume import Volume, ZarrArray, create_volume
+from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
 
 Step = Kernel | tuple[Measure, ...]
 
@@ -250,7 +250,7 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
     source: Volume,
     target: Volume | str | Path,
     *,
-    kind: str = "grey",
+    kind: Kind = "grey",
     block_shape: Shape | None = None,
     resources: Resources | None = None,
     voxel_size_um: Spacing | None = None,
@@ -303,22 +303,21 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
     block = block_shape or begun_block(record)
     if block is None:
         block = choose_block(draft, shape, unit, chunk_for(unit, kernel), source.storage.chunk_shape)
-    if given is None:
-        voxel_size = voxel_size_um or _scaled(source.voxel_size_um, kernel)
+    if not isinstance(target, Volume):
         shard, chunk = shard_of(block, shape, kernel.dtype.itemsize)
-        given = create_volume(
+        target = create_volume(
             target,
             shape=shape,
             dtype=kernel.dtype,
-            voxel_size_um=voxel_size,
+            voxel_size_um=voxel_size_um or _scaled(source.voxel_size_um, kernel),
             kind=kind,
             shard_shape=shard,
             chunk_shape=chunk,
             classes=classes,
         )
-        unit = writing_unit(given)
+        unit = writing_unit(target)
     check_alignment(block, shape, unit)
-    plan = Plan(kernel, {"source": source}, given, Grid(shape, block), record, resources)
+    plan = Plan(kernel, {"source": source}, target, Grid(shape, block), record, resources)
     check_target(plan)
     check_memory(plan, draft, unit)
     return plan
@@ -394,7 +393,7 @@ def _for_kernel(kernel: Kernel, resources: Resources) -> Resources:
     return replace(resources, slots=1) if kernel.own_threads else resources
 
 
-def _memory_target(shape: Shape, kernel: Kernel, kind: str) -> Volume:
+def _memory_target(shape: Shape, kernel: Kernel, kind: Kind) -> Volume:
     """Stand-in with the shape and dtype of a target that is not described yet."""
     return Volume(_Described(shape, kernel.dtype, kind), None)
 
@@ -403,7 +402,7 @@ def _memory_target(shape: Shape, kernel: Kernel, kind: str) -> Volume:
 class _Described:
     shape: Shape
     dtype: Any
-    kind: str
+    kind: Kind
     name: str = "target"
     chunk_shape: Shape = (1, 1, 1)
 

@@ -68,9 +68,9 @@ class Palette:
         rgb = np.array([bytes.fromhex(c[1:]) for c in (*colours, UNLISTED)], "V3").view(np.uint8).reshape(-1, 3)
         return cls(np.array(ids, np.int64), tuple(str(c.get("name", c["id"])) for c in classes), rgb)
 
-    def hex(self, rank: int) -> str:
-        """Colour of a rank as ``#rrggbb``."""
-        return "#" + bytes(self.colours[rank]).hex()
+    def hex(self, rank: int, *, paper: bool = False) -> str:
+        """Colour of a rank as ``#rrggbb``, in the labels or `on_paper`."""
+        return "#" + bytes((self.on_paper() if paper else self.colours)[rank]).hex()
 
     def on_paper(self) -> np.ndarray:
         """Colours that stand out on the faint grey of an error map: (n + 1, 3) uint8, those too light are darkened."""

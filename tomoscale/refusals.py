@@ -61,35 +61,27 @@ def check_target(plan: Plan) -> None:
 
 def check_memory(plan: Plan, draft: Callable[[Shape], Plan], unit: Shape) -> None:
     """Refuse blocks that need more memory than there is, and name blocks that fit."""
-    limits = [
-        (
-            "host memory",
-            plan.memory_bytes,
-            plan.resources.memory_bytes,
-            lambda p: p.memory_bytes <= p.resources.memory_bytes,
-        ),
-        (
-            "GPU memory",
-            plan.device_bytes,
-            plan.resources.device_bytes,
-            lambda p: p.device_bytes <= p.resources.device_bytes,
-        ),
-    ]
-    for what, needed, allowed, fits in limits:
-        if needed <= allowed:
-            continue
-        block = plan.grid.block_shape
-        halved = [three(max(u, b // 2**k // u * u) for b, u in zip(block, unit, strict=True)) for k in range(1, 12)]
-        smaller = next((b for b in halved if fits(draft(b))), None)
-        way_out = (
-            f"block_shape {smaller} fits"
-            if smaller
-            else f"no block fits (the margin is {plan.halo.before}, the process alone takes {size(plan.process_bytes)}): give more memory or fewer workers"
-        )
-        raise PlanError(
-            f"{plan.name}: a process needs {size(needed)} of {what} (block {shape_text(block)}, read as up to {plan.padded_voxels} voxels, "
-            f"{plan.resources.slots} at once) but has {size(allowed)}; {way_out}"
-        )
+    if plan.fits:
+        return
+    on_device = plan.memory_bytes <= plan.resources.memory_bytes
+    what, needed, allowed = (
+        ("GPU memory", plan.device_bytes, plan.resources.device_bytes)
+        if on_device
+        else ("host memory", plan.memory_bytes, plan.resources.memory_bytes)
+    )
+    block = plan.grid.block_shape
+    halved = [three(max(u, b // 2**k // u * u) for b, u in zip(block, unit, strict=True)) for k in range(1, 12)]
+    smaller = next((b for b in halved if draft(b).fits), None)
+    way_out = (
+        f"block_shape {smaller} fits"
+        if smaller
+        else f"no block fits (the margin is {plan.halo.before} voxels and a process alone takes {size(plan.process_bytes)}): "
+        "give more memory or fewer workers"
+    )
+    raise PlanError(
+        f"{plan.name}: a process needs {size(needed)} of {what} (blocks of {shape_text(block)} voxels, read as up to "
+        f"{plan.padded_voxels} voxels, {plan.resources.slots} at once) but has {size(allowed)}; {way_out}"
+    )
 
 
 def size(n_bytes: float) -> str:

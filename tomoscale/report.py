@@ -103,7 +103,7 @@ def report_html(
 
 
 def _header(results: Mapping[str, Any], title: str) -> str:
-    lines = [f"<li><strong>{text(role)}</strong>: {_input(entry)}</li>" for role, entry in _inputs(results)]
+    lines = [f"<li><strong>{text(role)}</strong>: {_summary(entry)}</li>" for role, entry in _inputs(results)]
     caveats = "".join(f"<li>{text(c)}</li>" for c in results.get("caveats") or [])
     measured = f"<p>Measured:</p>\n<ul>{''.join(lines)}</ul>" if lines else ""
     box = (
@@ -120,7 +120,9 @@ def _quantities(quantities: Sequence[Mapping[str, Any]]) -> str:
     compared = any(q.get("truth") is not None for q in quantities)
     rows = []
     for q in quantities:
-        symbol = f" ({text(q['symbol'])})" if q.get("symbol") and q["symbol"] != q.get("name") else ""
+        symbol = (
+            f", <i>{text(q['symbol'])}</i>" if q.get("symbol") and str(q["symbol"]) not in str(q.get("name")) else ""
+        )
         definition = f'<span class="soft">{text(q["definition"])}</span>' if q.get("definition") else ""
         row = [
             f"{text(q.get('name', ''))}{symbol}{definition}",
@@ -213,18 +215,20 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> str:
             f"{name}: " + ", ".join(f"{k} {page.duration(s[k])}" for k in s) for name, s in timed
         )
         parts.append(page.chart(seconds_chart(timed), alt, "Where the time of each run went, summed over its blocks."))
-    for run in runs:
-        if run.get("rows"):
-            rows = [[text(row[0]), *(text(cell) for cell in row[1:])] for row in run["rows"]]
-            parts.append(page.table(f"Plan of the run “{text(run.get('name', ''))}”.", [], rows))
-    return "<h2>How it was computed</h2>\n" + "".join(parts)
+    plans = "".join(_plan(run) for run in runs if run.get("rows"))
+    return "<h2>How it was computed</h2>\n" + "".join(parts) + (f'<div class="plans">{plans}</div>' if plans else "")
+
+
+def _plan(run: Mapping[str, Any]) -> str:
+    rows = [[text(cell) for cell in row] for row in run["rows"]]
+    return page.table(f"Plan of the run “{text(run.get('name', ''))}”.", [], rows)
 
 
 def _provenance(results: Mapping[str, Any]) -> str:
-    inputs = [[text(role), _input(entry)] for role, entry in _inputs(results)]
+    inputs = [_input_row(role, entry) for role, entry in _inputs(results)]
     parameters = [[text(name), text(value)] for name, value in page.flat(results.get("parameters") or {})]
     parts = [
-        page.table("Inputs.", [], inputs) if inputs else "",
+        page.table("Inputs.", ["Input", "Name", "Voxels (z × y × x)", "Voxel size", ""], inputs) if inputs else "",
         page.table("Parameters.", [], parameters) if parameters else "",
     ]
     program = f"<p>Computed with {text(results['program'])}.</p>" if results.get("program") else ""
@@ -235,20 +239,28 @@ def _inputs(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
     return ((role, entry) for role, entry in (results.get("inputs") or {}).items() if isinstance(entry, Mapping))
 
 
-def _input(entry: Mapping[str, Any]) -> str:
-    """Name, voxels and size of one input, then whatever else is stated about it."""
-    parts = [text(entry["name"])] if entry.get("name") else []
+def _voxels(entry: Mapping[str, Any]) -> str:
+    return " × ".join(page.integer(int(n)) for n in entry.get("shape") or ())
+
+
+def _voxel_size(entry: Mapping[str, Any]) -> str:
+    size = entry.get("voxel_size_um")
+    return " × ".join(f"{float(v):g}" for v in size) + " µm" if size else "not known"
+
+
+def _summary(entry: Mapping[str, Any]) -> str:
+    """Name of an input and how large it is in the sample."""
     shape, size = entry.get("shape"), entry.get("voxel_size_um")
-    if shape:
-        parts.append(f"{' × '.join(page.integer(int(n)) for n in shape)} voxels (z, y, x)")
-    if size:
-        parts.append(f"voxel {' × '.join(f'{float(v):g}' for v in size)} µm")
-    elif shape:
-        parts.append("voxel size not known")
     if shape and size:
-        parts.append(" × ".join(f"{n * v / 1000:.3g}" for n, v in zip(shape, size, strict=True)) + " mm")
+        extent = " × ".join(f"{n * v / 1000:.3g}" for n, v in zip(shape, size, strict=True))
+        return f"{text(entry.get('name', ''))}, {extent} mm (z × y × x) in voxels of {_voxel_size(entry)}"
+    return text(entry.get("name", "")) + (f", {_voxels(entry)} voxels (z × y × x)" if shape else "")
+
+
+def _input_row(role: str, entry: Mapping[str, Any]) -> list[str]:
     rest = {k: v for k, v in entry.items() if k not in ("name", "shape", "voxel_size_um")}
-    return ", ".join(parts + [f"{text(name)} {text(value)}" for name, value in page.flat(rest)])
+    others = ", ".join(f"{text(name)} {text(value)}" for name, value in page.flat(rest))
+    return [text(role), text(entry.get("name", "")), _voxels(entry), _voxel_size(entry), others]
 
 
 def _timing(run: Mapping[str, Any]) -> list[str]:

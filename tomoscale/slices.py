@@ -43,10 +43,22 @@ def slices_section(scan: Scan, classes: Sequence[Mapping[str, Any]]) -> str:
         shown = Scan(scan.grey, scan.labels)
         strip = [cut(shown, 0, index, STRIP_PIXELS) for index in indices]
         figures.append(_strip_figure(strip, scan, window, palette))
-    black_white = (
-        "" if scan.grey is None else f"<p>In all pictures {window[0]:.5g} is black and {window[1]:.5g} white.</p>\n"
-    )
-    return f"<h2>Slices</h2>\n{black_white}" + "\n".join(figures)
+    return f"<h2>Slices</h2>\n<p>{_reading(planes[0], window)}</p>\n" + "\n".join(figures)
+
+
+def _reading(plane: Plane, window: tuple[float, float]) -> str:
+    """How to read the pictures."""
+    lines = []
+    if plane.grey is not None:
+        lines.append(f"In all pictures the grey value {window[0]:.5g} is black and {window[1]:.5g} is white.")
+    if plane.grey is not None and plane.labels is not None:
+        lines.append("Labels tint the grey values; class 0 is left clear.")
+    if plane.wrong is not None:
+        lines.append(
+            "In the error maps, voxels that agree with the truth are faint, and a voxel that does not has the colour of the class "
+            "it was given, darkened where it would be lost on white."
+        )
+    return " ".join(lines)
 
 
 def _plane_figure(plane: Plane, scan: Scan, window: tuple[float, float], palette: Palette) -> str:
@@ -60,17 +72,11 @@ def _plane_figure(plane: Plane, scan: Scan, window: tuple[float, float], palette
         panels.append(_panel("Labels", f"Labels{over}, {where}", picture, plane, scan))
         legend = _legend(palette, [plane])
     if plane.wrong is not None:
-        title = f"Errors: {page.percent(plane.wrong)} of these voxels"
+        title = f"Errors: {page.percent(plane.wrong)} of the voxels shown"
         alt = f"Voxels whose label differs from the truth, {where}: {page.percent(plane.wrong)}"
         panels.append(_panel(title, alt, error_picture(plane, window, palette), plane, scan))
     rows, columns = (axis for n, axis in enumerate(AXES) if n != plane.axis)
     caption = f"Plane {AXES[plane.axis]} = {_position(plane, scan)}; {rows} runs downwards, {columns} to the right. {_thinned(plane)}"
-    if plane.labels is not None and plane.grey is not None:
-        caption += " Labels tint the grey values; class 0 is left clear."
-    if plane.wrong is not None:
-        caption += (
-            " In the error map, right voxels are faint and a wrong voxel has the colour of the class it was given."
-        )
     return f'<figure><div class="panels">{"".join(panels)}</div>{legend}<figcaption>{caption}</figcaption></figure>'
 
 
@@ -92,7 +98,7 @@ def _panel(title: str, alt: str, png: bytes, plane: Plane, scan: Scan) -> str:
     bar, ratio = scale_bar(width), width / height
     enlarged = "pixels" if max(plane.arrays[0].shape) < PLANE_PIXELS // 4 else ""
     length = page.length(bar, scan.voxel_size_um is not None)
-    scale = f'<div class="scale" style="width: {100 * bar / width:.2f}%"><span>{length}</span></div>'
+    scale = f'<div class="scale" style="width: {100 * bar / width:.2f}%"><span>{length}</span><b></b></div>'
     # As wide as its column, but not higher than a screen: a long thin plane stays whole.
     style = f"aspect-ratio: {ratio:.6g}; width: min(100%, {32 * ratio:.4g}rem)"
     picture = f'<div class="picture" style="{style}">{page.image(png, alt, enlarged)}{scale}</div>'
@@ -103,7 +109,12 @@ def _legend(palette: Palette, planes: Sequence[Plane]) -> str:
     names = [*map(text, palette.names)]
     if any((palette.ranks(a) == len(names)).any() for p in planes for a in (p.labels, p.truth) if a is not None):
         names.append("a value that is no class")
-    items = (f'<li><i style="background: {palette.hex(n)}"></i>{name}</li>' for n, name in enumerate(names))
+    swatches = [palette.hex(n) for n in range(len(names))]
+    if planes[0].wrong is not None:  # two halves: the colour in the labels, and in the error map
+        swatches = [
+            f"linear-gradient(135deg, {c} 50%, {palette.hex(n, paper=True)} 50%)" for n, c in enumerate(swatches)
+        ]
+    items = (f'<li><i style="background: {c}"></i>{name}</li>' for c, name in zip(swatches, names, strict=True))
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -123,7 +134,5 @@ def _thinned(plane: Plane) -> str:
 
 def _found_classes(planes: Sequence[Plane]) -> list[dict[str, Any]]:
     """Classes named after the values seen, for labels that come without names."""
-    seen = [np.unique(a) for p in planes for a in (p.labels, p.truth) if a is not None]
-    return (
-        [{"id": int(value), "name": f"value {int(value)}"} for value in np.unique(np.concatenate(seen))] if seen else []
-    )
+    seen = {int(v) for p in planes for a in (p.labels, p.truth) if a is not None for v in np.unique(a)}
+    return [{"id": value, "name": f"value {value}"} for value in sorted(seen)]

@@ -97,7 +97,7 @@ class Kernel:
             function=_Chain(self.function, second.function, self.located, second.located),
             halo=self.halo + second.halo,
             bytes_per_voxel=max(self.bytes_per_voxel, second.bytes_per_voxel + self.dtype.itemsize),
-            parameters={**_steps(self), **{f"{len(_steps(self)) + 1} {second.name}": dict(second.parameters)}},
+            parameters={**_steps(self), f"{len(_steps(self)) + 1} {second.name}": dict(second.parameters)},
             stride=self.stride if self.located else second.stride,
             factor=self.factor if self.located else second.factor,
             target_shape=self.target_shape if self.located else second.target_shape,
@@ -144,7 +144,7 @@ class Measure:
         return make_block(grid, number, grid.shape, self.halo)
 
 
-def make_block(  # noqa: PLR0913 -- one argument per number of the arithmetic
+def make_block(
     grid: Grid,
     number: int,
     source_shape: Shape,

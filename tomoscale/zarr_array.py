@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -123,6 +124,10 @@ class ZarrArray:
         """
         self._check_write(region, values)
         store = _opened(self)
+        # A shard that reaches past the end of the array is never covered whole, so its old file would be read and merged,
+        # and a damaged one could not be overwritten. It belongs to this block alone: it goes first.
+        for shard in self._clipped_shards(region):
+            self._shard_file(shard).unlink(missing_ok=True)
         with _translated(self, region, writing=True):
             store[region].write(values).result()
 
@@ -164,15 +169,12 @@ class ZarrArray:
         IntegrityError
             If a shard is not there.
         """
-        folder = Path(self.directory) / self.inside / "c"
         grid = Grid(self.shape, self.shard_shape)
         for number in range(len(grid)):
-            z, y, x = grid.position(number)
-            if not (folder / str(z) / str(y) / str(x)).is_file():
-                raise IntegrityError(
-                    f"{self.name} is not complete: {folder / str(z) / str(y) / str(x)} ({_words(grid.region(number))}) is missing"
-                )
-        for leftover in folder.glob("*/*/*.__lock"):
+            file = self._shard_file(grid.position(number))
+            if not file.is_file():
+                raise IntegrityError(f"{self.name} is not complete: {file} ({_words(grid.region(number))}) is missing")
+        for leftover in (Path(self.directory) / self.inside / "c").glob("*/*/*.__lock"):
             leftover.unlink(missing_ok=True)
         node = read_node(Path(self.directory))
         assert node is not None
@@ -193,6 +195,15 @@ class ZarrArray:
             for line in sorted(_stats(folder, "")):
                 digest.update(line.encode())
         return {"volume": Path(self.directory).name, "array": self.inside, "sha256": digest.hexdigest()[:32]}
+
+    def _shard_file(self, position: tuple[int, ...]) -> Path:
+        return Path(self.directory, self.inside, "c", *map(str, position))
+
+    def _clipped_shards(self, region: Region) -> Iterator[tuple[int, ...]]:
+        axes = list(zip(region, self.shard_shape, self.shape, strict=True))
+        for position in itertools.product(*(range(r.start // s, -(-r.stop // s)) for r, s, _ in axes)):
+            if any((p + 1) * s > n for p, (_, s, n) in zip(position, axes, strict=True)):
+                yield position
 
     def _check_write(self, region: Region, values: np.ndarray) -> None:
         if not self.writable:

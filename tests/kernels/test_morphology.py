@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.ndimage
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
@@ -98,6 +98,7 @@ def vote_by_hand(labels, element, at, excluded=None):
 
 
 @pytest.mark.parametrize("footprint", ["cube", "ball"])
+@settings(max_examples=15)
 @given(seed=seeds, shape=small_shapes, blocks=block_shapes, radius=st.integers(1, 3))
 def test_majority_by_blocks_equals_votes_by_hand(footprint, seed, shape, blocks, radius):
     labels = np.random.default_rng(seed).integers(0, 5, shape, dtype=np.uint8)
@@ -110,11 +111,9 @@ def test_majority_by_blocks_equals_votes_by_hand(footprint, seed, shape, blocks,
         assert found[at] == (labels[at] if labels[at] in winners else winners[0])
 
 
-@pytest.mark.parametrize(("line", "expected"), [([1, 2, 3], [1, 2, 2]), ([0, 3, 1, 3, 0], [0, 3, 3, 3, 0])])
-def test_majority_of_a_line_ties_keep_the_own_label(line, expected):
+@pytest.mark.parametrize(("line", "expected"), [([1, 2, 3], [1, 2, 3]), ([0, 3, 1, 3, 0], [0, 3, 3, 3, 0])])
+def test_majority_of_a_line_keeps_the_own_label_in_ties(line, expected):
     found = map_whole(majority(1, 4), np.array(line, np.uint8).reshape(1, 1, -1))
-    # [1, 2, 3]: the last voxel sees one 2 and one 3 and keeps its own.
-    expected = [1, 2, 3] if line == [1, 2, 3] else expected
     assert found.ravel().tolist() == expected
 
 
@@ -123,6 +122,7 @@ def test_majority_tie_without_the_own_label_goes_to_the_smallest():
     assert map_whole(majority(2, 4, np.uint16), labels).ravel().tolist()[2] == 2
 
 
+@settings(max_examples=20)
 @given(seeds, small_shapes, block_shapes, spacings, reaches)
 def test_open_label_by_blocks_equals_votes_by_hand(seed, shape, blocks, voxel_size, reach):
     labels = blobs(seed, shape, 4)
@@ -139,6 +139,7 @@ def test_open_label_by_blocks_equals_votes_by_hand(seed, shape, blocks, voxel_si
     np.testing.assert_array_equal(filled, np.where(removed, 3, labels))
 
 
+@settings(max_examples=20)
 @given(seeds, small_shapes, block_shapes, reaches)
 def test_close_label_overwrites_only_what_it_may(seed, shape, blocks, reach):
     labels = blobs(seed, shape, 4)
@@ -149,6 +150,7 @@ def test_close_label_overwrites_only_what_it_may(seed, shape, blocks, reach):
     np.testing.assert_array_equal(found, np.where(closed & np.isin(labels, (0, 3)), 1, labels))
 
 
+@settings(max_examples=10)
 @given(seeds, small_shapes, block_shapes)
 def test_closing_two_classes_in_one_pass_equals_two_passes(seed, shape, blocks):
     labels = blobs(seed, shape, 4)
@@ -194,7 +196,6 @@ def test_memory_stays_below_what_is_declared(kernel):
     kernel.apply(values, block)
     peak = tracemalloc.get_traced_memory()[1] + values.nbytes
     tracemalloc.stop()
-    print(kernel.name, kernel.dtype, peak / values.size, kernel.bytes_per_voxel)
     assert peak <= kernel.bytes_per_voxel * values.size
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tests.blocks import block_shapes, measure_by_blocks, seeds, small_shapes
+from tests.blocks import measure_by_blocks, seeds, small_shapes
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.measures import fixed_point as fixed
@@ -33,6 +33,9 @@ from tomoscale.measures.intensity import (
 
 DTYPES = list(greys.COUNTED_TYPES)
 PERCENTS = (0.0, 0.5, 25.0, 50.0, 63.21, 99.5, 100.0)
+FEW_PERCENTS = (0.5, 63.21)
+# Histograms have 65 536 bins a block, so thousands of blocks of one voxel are for the tests that name them.
+block_shapes = st.tuples(*[st.integers(3, 9)] * 3)
 
 
 def random_grey(seed, shape, dtype):
@@ -122,35 +125,34 @@ def test_percentiles_equal_numpy_in_the_type_of_the_volume(dtype, device):
     seed=seeds,
     shape=small_shapes,
     block_shape=block_shapes,
-    exclude_zeros=st.booleans(),
-    disc=st.booleans(),
-    interior=st.integers(0, 3),
+    choice=st.tuples(st.integers(0, 3), st.booleans(), st.booleans()),
 )
-def test_populations_by_class_equal_a_choice_of_voxels(dtype, seed, shape, block_shape, exclude_zeros, disc, interior):
+def test_populations_by_class_equal_a_choice_of_voxels(dtype, seed, shape, block_shape, choice):
     grey, labels = random_grey(seed, shape, dtype), random_labels(seed, shape)
+    interior, exclude_zeros, disc = choice
     population = Population(dtype, 3, interior, exclude_zeros, disc)
     keep = in_disc(shape) if disc else np.ones(shape, bool)
     keep = keep & (grey != 0) if exclude_zeros else keep
     keep = keep & brute_interior(labels, interior) if interior else keep
-    result = exact_percentiles(population, (grey, labels), PERCENTS, block_shape)
+    result = exact_percentiles(population, (grey, labels), FEW_PERCENTS, block_shape)
     for k in range(3):
         chosen = as_int64(grey[keep & (labels == k)])
-        expected = numpy_percentiles(chosen, PERCENTS) if chosen.size else np.full(len(PERCENTS), np.nan)
+        expected = numpy_percentiles(chosen, FEW_PERCENTS) if chosen.size else np.full(2, np.nan)
         np.testing.assert_array_equal(result[k], expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32"])
 @pytest.mark.parametrize("classes", [False, True])
 def test_array_functions_count_and_sum_what_the_compiled_loops_do(dtype, classes):
     shape = (19, 11, 13)
     grey, labels = random_grey(3, shape, dtype), random_labels(3, shape)
     if dtype == "float32":
-        grey[3, 4, 5], grey[7, 1, 2] = np.nan, -np.inf
+        grey[3, 4, 5], grey[7, 5, 6] = np.nan, -np.inf
     population = Population(dtype, disc=True)
     block = histogram(population).block(Grid(shape, shape), 0)
     labels[11, 5, 6] = 9
     inside = np.random.default_rng(4).random(shape) < 0.8
-    inside[11, 5, 6] = inside[3, 4, 5] = inside[7, 1, 2] = True
+    inside[11, 5, 6] = inside[3, 4, 5] = inside[7, 5, 6] = True
     voxels = Voxels(
         grey, spans_of(block, True), labels if classes else None, inside, 3 if classes else 1, skip_zeros=True
     )
@@ -178,6 +180,24 @@ def test_array_functions_count_and_sum_what_the_compiled_loops_do(dtype, classes
         assert found.outside is not None
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_blocks_of_one_voxel_are_smaller_than_their_margin_and_count_the_same(dtype):
+    shape = (3, 4, 5)
+    volumes = (random_grey(5, shape, dtype), random_labels(5, shape))
+    population = Population(dtype, n_classes=3, interior_voxels=2, disc=True)
+    measures = [histogram(population)]
+    if dtype == "float32":
+        first = measure_by_blocks(measures[0], volumes, shape)
+        measures.append(refinement(population, first, (50.0,)))
+        measures.append(label_moments(population, FixedPoint(-(2.0**120), 2.0**120)))
+    for measure in measures:
+        whole, parts = (measure_by_blocks(measure, volumes, size) for size in (shape, (1, 1, 1)))
+        for name in whole.keys() - {"moments"}:
+            np.testing.assert_array_equal(parts[name], whole[name])
+        if "moments" in whole:
+            assert sums_of(parts["moments"]) == sums_of(whole["moments"])
+
+
 @given(seed=seeds, shape=small_shapes, radius=st.integers(1, 3))
 def test_interior_is_farther_than_the_radius_from_any_other_label(seed, shape, radius):
     labels = random_labels(seed, shape)
@@ -185,7 +205,7 @@ def test_interior_is_farther_than_the_radius_from_any_other_label(seed, shape, r
     np.testing.assert_array_equal(interior_of(labels, core, radius), brute_interior(labels, radius))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32"])
 @settings(max_examples=8)
 @given(seed=seeds, shape=small_shapes, block_shape=block_shapes)
 def test_moments_by_blocks_equal_the_whole_bit_for_bit(dtype, seed, shape, block_shape):
@@ -213,7 +233,7 @@ def test_moments_by_blocks_equal_the_whole_bit_for_bit(dtype, seed, shape, block
             assert math.isnan(result.mean[k])
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
 def test_moments_from_the_histogram_have_the_same_bits(dtype):
     shape = (9, 10, 11)
     volumes = (random_grey(8, shape, dtype), random_labels(8, shape))

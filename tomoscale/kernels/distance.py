@@ -10,7 +10,7 @@ integers, one axis after the other, so no result depends on rounding, on the til
     along y   least squared distance, or: does a voxel of this line reach here? halo along y
 
 (The `edt` package computes in float32, which rounds anisotropic distances, and takes 2 to 4 times as long.) What is
-declared as ``bytes_per_voxel`` holds for sources of up to 4 bytes a voxel.
+declared as ``bytes_per_voxel`` holds for sources of up to 4 bytes a voxel and blocks of 16 planes or more.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ def select_near(mask: Array, ball: Ball, core: Region | None = None, *, near: bo
     """
     core = core or whole(mask.shape)
     xp = namespace_for(mask)
-    result = xp.zeros(tuple(c.stop - c.start for c in core), bool)
-    found = bool(mask.any()) if near else not bool(mask.all())
-    if found:
+    # Most blocks lie wholly in or wholly off an object: they need no distances.
+    some, all_of_it = (mask.any(), mask.all()) if near else (not mask.all(), not mask.any())
+    result = xp.full(tuple(c.stop - c.start for c in core), bool(all_of_it))
+    if some and not all_of_it:
         along_z = column_distance(mask, ball, core[0], near=near)
         along_y = slice_reach(along_z, ball, core[2])
         del along_z
@@ -81,7 +82,7 @@ def within_distance(radius_um: float, voxel_size_um: Spacing, classes: tuple[int
         partial(_near_block, ball=ball, classes=classes),
         Halo.symmetric(ball.reach),
         np.dtype(bool),
-        bytes_per_voxel=14,
+        bytes_per_voxel=13,
         parameters=_parameters(radius_um, voxel_size_um, classes),
         located=True,
     )
@@ -105,9 +106,9 @@ def within_distance_by_axis(
 
     columns = partial(_columns_of_block, ball=ball, classes=classes)
     return (
-        kernel("distance along z", columns, (z, 0, 0), np.uint16, 12),
-        kernel("reach along y", partial(_reach_of_block, ball=ball), (0, 0, x), np.int16, 12),
-        kernel("cover along y", _cover_block, (0, y, 0), bool, 8),
+        kernel("distance along z", columns, (z, 0, 0), np.uint16, 8),
+        kernel("reach along y", partial(_reach_of_block, ball=ball), (0, 0, x), np.int16, 7),
+        kernel("cover along y", _cover_block, (0, y, 0), bool, 4),
     )
 
 
@@ -154,7 +155,7 @@ def clipped_distance(radius_um: float, voxel_size_um: Spacing, classes: tuple[in
         partial(_distance_of_block, ball=ball, classes=classes),
         Halo.symmetric(ball.reach),
         np.dtype(np.float32),
-        bytes_per_voxel=22,
+        bytes_per_voxel=15 if ball.limit < 2**31 - 1 else 19,
         parameters=_parameters(radius_um, voxel_size_um, classes),
         located=True,
     )
@@ -185,6 +186,9 @@ def slice_reach(along_z: Array, ball: Ball, core: slice) -> Array:
     xp = namespace_for(along_z)
     result = xp.empty((*along_z.shape[:2], core.stop - core.start), np.int16)
     for part in _slabs(along_z.shape[0]):
+        if not (along_z[part] <= ball.reach[0]).any():
+            result[part] = -1
+            continue
         rest = _slice_distance(along_z[part], ball)[:, :, core]
         xp.subtract(ball.limit, rest, out=rest)
         outside = rest < 0

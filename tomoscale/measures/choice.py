@@ -111,7 +111,7 @@ def interior_of(labels: Array, core: Region, radius: int) -> Array:
     reach = range(-radius, radius + 1)
     ball = [(z, y, x) for z in reach for y in reach for x in reach if z * z + y * y + x * x <= radius * radius]
     if on_host(labels):
-        _keep_interior(plain(labels), np.array([c.start for c in core]), np.array(ball), inside)
+        _keep_interior(loopable(labels, labels.shape), np.array([c.start for c in core]), np.array(ball), inside)
         return inside
     for offset in ball:
         # Cut so that both voxels of each comparison exist.
@@ -124,9 +124,12 @@ def interior_of(labels: Array, core: Region, radius: int) -> Array:
     return inside
 
 
-def plain(labels: Array | None) -> Array | None:
-    """Labels as integers: bool is seen as uint8, which compiled loops index with."""
-    return labels if labels is None or labels.dtype != bool else labels.view(np.uint8)
+def loopable(values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Array a compiled loop takes: contiguous, bool as uint8; of no voxel where there is none, so one loop serves both."""
+    if values is None:
+        return np.empty((0, *shape[1:]), np.uint8)
+    contiguous = np.ascontiguousarray(values)
+    return contiguous.view(np.uint8) if contiguous.dtype == bool else contiguous
 
 
 def slabs(voxels: Voxels, met: np.ndarray) -> Iterator[tuple[Array, Array, Array | None]]:
@@ -134,7 +137,7 @@ def slabs(voxels: Voxels, met: np.ndarray) -> Iterator[tuple[Array, Array, Array
 
     The array-function counterpart of the compiled loops; fills `met` as they do.
     """
-    values, labels = voxels.values, plain(voxels.labels)
+    values, labels = voxels.values, voxels.labels
     xp = namespace_for(values)
     depth, _, width = values.shape
     x, spans = xp.arange(width), xp.asarray(voxels.spans)

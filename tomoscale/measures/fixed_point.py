@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from tomoscale.arrays import namespace_for, on_host
-from tomoscale.measures.choice import Found, Voxels, note_first, nothing_met, plain, slabs
+from tomoscale.measures.choice import Found, Voxels, note_first, loopable, nothing_met, slabs
 
 N, SUM, SQUARES = slice(0, 1), slice(1, 3), slice(3, 6)
 """Columns of the sums: number, then sum and sum of squares of the steps, each in words of 32 bits, high to low."""
@@ -65,7 +65,9 @@ def sum_steps(voxels: Voxels, fixed_point: FixedPoint) -> tuple[np.ndarray, Foun
     if on_host(voxels.values):
         rule = (voxels.skip_zeros, voxels.values.dtype.kind == "f")
         limits = (fixed_point.low, fixed_point.high, 1 / fixed_point.quantum)
-        _sum_steps(voxels.values, plain(voxels.labels), voxels.inside, voxels.spans, rule, limits, table, met)
+        values = np.ascontiguousarray(voxels.values)
+        labels, inside = loopable(voxels.labels, values.shape), loopable(voxels.inside, values.shape)
+        _sum_steps(values, labels, inside, voxels.spans, rule, limits, table, met)
     else:
         _sum_by_slabs(voxels, fixed_point, table, met)
     number, total, upper, lower = table.T
@@ -110,15 +112,15 @@ def _sum_by_slabs(voxels: Voxels, fixed_point: FixedPoint, table: np.ndarray, me
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _sum_steps(  # noqa: C901, PLR0913 -- one pass over the memory decides everything
     values: np.ndarray,
-    labels: np.ndarray | None,
-    inside: np.ndarray | None,
+    labels: np.ndarray,
+    inside: np.ndarray,
     spans: np.ndarray,
     rule: tuple[bool, bool],
     limits: tuple[float, float, float],
     table: np.ndarray,
     met: np.ndarray,
 ) -> None:
-    """Add to a (n_classes, 4) table; `met` is that of `Found`."""
+    """Add to a (n_classes, 4) table; `met` is that of `Found`; what is not asked for has size 0."""
     skip_zeros, floating = rule
     low, high, scale = limits
     depth, height, width = values.shape
@@ -126,7 +128,7 @@ def _sum_steps(  # noqa: C901, PLR0913 -- one pass over the memory decides every
     for z in range(depth):
         for y in range(height):
             for x in range(spans[y, 0], spans[y, 1]):
-                if inside is not None and not inside[z, y, x]:
+                if inside.size and not inside[z, y, x]:
                     continue
                 value = np.float64(values[z, y, x])
                 if skip_zeros and value == 0:
@@ -135,7 +137,7 @@ def _sum_steps(  # noqa: C901, PLR0913 -- one pass over the memory decides every
                     met[1 if np.isinf(value) else 0] += 1
                     _note(met, 2, (z * height + y) * width + x)
                     continue
-                if labels is not None:
+                if labels.size:
                     row = np.int64(labels[z, y, x])
                     if row < 0 or row >= table.shape[0]:
                         _note(met, 3, (z * height + y) * width + x)

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from tomoscale.arrays import Array, namespace_for, on_host
-from tomoscale.measures.choice import Found, Voxels, nothing_met, plain, slabs
+from tomoscale.measures.choice import Found, Voxels, loopable, nothing_met, slabs
 
 COUNTED_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 HALF = 16
@@ -69,8 +69,9 @@ def count_keys(voxels: Voxels, slots: np.ndarray | None = None) -> tuple[Array, 
     met = nothing_met()
     if on_host(table):
         rule = (_flip(dtype), dtype.kind == "f", voxels.skip_zeros, HALF if dtype.itemsize == 4 else 0)
-        bits = voxels.values.view(f"u{dtype.itemsize}")
-        _count_keys(bits, plain(voxels.labels), voxels.inside, voxels.spans, rule, slots, table, met)
+        bits = np.ascontiguousarray(voxels.values).view(f"u{dtype.itemsize}")
+        labels, inside = loopable(voxels.labels, bits.shape), loopable(voxels.inside, bits.shape)
+        _count_keys(bits, labels, inside, voxels.spans, rule, np.arange(0) if slots is None else slots, table, met)
     else:
         _count_by_slabs(voxels, slots, table, met)
     return table, Found.of(met, voxels.values.shape)
@@ -100,15 +101,15 @@ def _count_by_slabs(voxels: Voxels, slots: np.ndarray | None, table: Array, met:
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_keys(  # noqa: PLR0913 -- one pass over the memory decides everything
     bits: np.ndarray,
-    labels: np.ndarray | None,
-    inside: np.ndarray | None,
+    labels: np.ndarray,
+    inside: np.ndarray,
     spans: np.ndarray,
     rule: tuple[int, bool, bool, int],
-    slots: np.ndarray | None,
+    slots: np.ndarray,
     table: np.ndarray,
     met: np.ndarray,
 ) -> None:
-    """Add to a (n_classes, bins) table; `met` is that of `Found`.
+    """Add to a (n_classes, bins) table; `met` is that of `Found`; what is not asked for has size 0.
 
     Row by row each voxel gets a place in the table, and the place after the last one if it does not count: loops without
     branches, which the compiler vectorises.
@@ -122,12 +123,12 @@ def _count_keys(  # noqa: PLR0913 -- one pass over the memory decides everything
             size = last - first
             start = (z * height + y) * width + first
             _read_row(bits[z, y, first:last], rule, keys[:size], keep[:size])
-            if inside is not None:
-                keep[:size] &= inside[z, y, first:last]
+            if inside.size:
+                keep[:size] &= inside[z, y, first:last] != 0
             if rule[1]:
                 _leave_non_finite(bits[z, y, first:last], keep[:size], start, met)
             _place_keys(keys[:size], slots, rule[3], keep[:size], place[:size])
-            if labels is not None:
+            if labels.size:
                 _place_classes(labels[z, y, first:last], table.shape, keep[:size], place[:size], start, met)
             _add(place[:size], keep[:size], lanes)
     table += (lanes[0] + lanes[1])[:-1].reshape(table.shape)
@@ -167,9 +168,9 @@ def _leave_non_finite(row: np.ndarray, keep: np.ndarray, start: int, met: np.nda
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _place_keys(keys: np.ndarray, slots: np.ndarray | None, shift: int, keep: np.ndarray, place: np.ndarray) -> None:
+def _place_keys(keys: np.ndarray, slots: np.ndarray, shift: int, keep: np.ndarray, place: np.ndarray) -> None:
     """Bins of the keys: all bits, the high half, or the low half where the high half has a slot."""
-    if slots is None:
+    if slots.size == 0:
         for x in range(keys.size):
             place[x] = keys[x] >> np.uint32(shift)
     else:

@@ -92,11 +92,11 @@ def fused_label_counts(
         _refuse(volumes, origin)
     n, counts = labels.n_ids, Counts()
     if truth is not None:
-        counts["confusion"] = _without_ignored(table[runs.TRUTH, :, : truth.n_ids], truth)
+        counts["confusion"] = _without_ignored(table[runs.TRUTH, :n, : truth.n_ids], truth)
     if faces:
-        counts["faces"] = table[runs.ABOVE :, :, :n].copy()
+        counts["faces"] = table[runs.ABOVE :, :n, :n].copy()
     if roi is not None:
-        counts["roi"] = _without_ignored(table[runs.ROI, :, : roi.n_ids], roi)
+        counts["roi"] = _without_ignored(table[runs.ROI, :n, : roi.n_ids], roi)
     return counts
 
 
@@ -235,14 +235,27 @@ def _count_on_host(partners: list[Ids | None], core: Region, upper: Shape) -> tu
     faulty = runs.count_rows(counts, volumes, np.array(region_shape(core)), np.array(upper))
     # The compiled code sees addresses only: the arrays must live until here.
     arrays.clear()
-    return counts, bool(faulty)
+    return counts, bool(faulty) or _found_beyond(counts, volumes)
+
+
+def _found_beyond(counts: np.ndarray, volumes: np.ndarray) -> bool:
+    """Tell whether ids are in the tables that no volume may hold: `runs` always counts four."""
+    for table, volume in zip(counts, volumes, strict=True):
+        beyond = table.copy()
+        beyond[: volumes[runs.LABELS, runs.IDS], : volume[runs.IDS]] = 0
+        for ids, ignored in ((beyond, volumes[runs.LABELS, runs.IGNORED]), (beyond.T, volume[runs.IGNORED])):
+            if 0 <= ignored < len(ids):
+                ids[ignored] = 0
+        if beyond.any():
+            return True
+    return False
 
 
 def _table_shape(partners: list[Ids | None]) -> Shape:
-    """Shape of the counts of all five partners: partner, label, other id."""
+    """Shape of the counts: five partners, label, other id."""
     labels = partners[-1]
     assert labels is not None
-    return 5, labels.n_ids, max(p.n_ids for p in partners if p is not None)
+    return 5, max(4, labels.n_ids), max(4, *(p.n_ids for p in partners if p is not None))
 
 
 def _small_ids(volume: Ids) -> tuple[np.ndarray, int]:
@@ -297,7 +310,7 @@ def _along(region: Region, axis: int, start: int, stop: int) -> Region:
     return z, y, x
 
 
-def _add_codes(table: Array, labels: Ids, here: Region, other: Ids, there: Region) -> bool:  # noqa: PLR0913
+def _add_codes(table: Array, labels: Ids, here: Region, other: Ids, there: Region) -> bool:
     """Add the pairs of labels here and other ids there to `table`; True if an id is out of range."""
     xp = namespace_for(table)
     ids, faulty = [], False

@@ -45,4 +45,4 @@ def interpolate(values: np.ndarray, share: np.ndarray) -> np.ndarray:
     pairs = values if values.dtype.kind == "f" else values.astype(np.int64)
     below, above = pairs[:, 0], pairs[:, 1]
     step = above - below
-    return np.where(share >= 0.5, above - step * (1 - share), below + step * share)
+    return np.asarray(np.where(share >= 0.5, above - step * (1 - share), below + step * share))

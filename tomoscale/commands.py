@@ -1,0 +1,224 @@
+"""The commands as functions: each plans its passes and runs them in order; volumes on disk are the state between.
+
+A path is Python code like any other::
+
+    with working("processes") as work:
+        scan = convert("slices/", "scan.zarr", voxel_size_um=5.0, work=work)
+        normal = normalise(scan, "normal.zarr", work=work)
+        labels = segment(normal, "labels.zarr", work=work)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from tomoscale.errors import InputError
+from tomoscale.formats import open_volume
+from tomoscale.geometry import Spacing
+from tomoscale.kernels.filters import cast, clip_and_scale
+from tomoscale.kernels.majority import majority
+from tomoscale.measures.intensity import Population, histogram, percentiles, refinement
+from tomoscale.volume import Kind, LabelClass, Volume
+from tomoscale.work import Work
+
+Source = Volume | str | Path
+
+SHIPPED_MODEL = Path(__file__).parent / "models" / "demo"
+
+CLASSES = (
+    LabelClass(0, "background", (0, 0, 0, 0)),
+    LabelClass(1, "residual metal", (74, 144, 217, 255)),
+    LabelClass(2, "degradation layer", (245, 166, 61, 255)),
+    LabelClass(3, "bone", (238, 238, 238, 255)),
+)
+"""The label code of the papers: implant = residual metal and degradation layer."""
+
+
+def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
+    source: Source,
+    target: str | Path,
+    *,
+    voxel_size_um: float | Spacing | None = None,
+    dataset: str | None = None,
+    kind: Kind = "grey",
+    nan_policy: Literal["refuse", "zero"] = "refuse",
+    work: Work | None = None,
+) -> Volume:
+    """Turn a TIFF folder or stack, an HDF5 dataset, a Zarr array or a phantom into a chunked OME-Zarr volume.
+
+    Parameters
+    ----------
+    source : Volume or path
+    target : path
+    voxel_size_um : (z, y, x) or one length
+        Needed where the source does not say; it must agree where it does.
+    dataset : str
+        Inside an HDF5 file.
+    kind : "grey", "labels" or "mask"
+    nan_policy : "refuse" or "zero"
+        What becomes of NaN and infinite values.
+    work : Work or None
+
+    Returns
+    -------
+    Volume
+        Of the source's shape and dtype.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be read, its voxel size is not known, or it holds values that are refused.
+    """
+    work = work or Work()
+    volume = source if isinstance(source, Volume) else open_volume(source, voxel_size_um=voxel_size_um, dataset=dataset)
+    if volume.voxel_size_um is None:
+        raise InputError(
+            f"{volume.name} does not say how large a voxel is, and it is never guessed: give --voxel-size, such as 5um"
+        )
+    kernel = cast(volume.dtype, nan_policy)
+    return work.map(kernel, volume, target, kind=kind, classes=volume.classes or (CLASSES if kind == "labels" else ()))
+
+
+def normalise(
+    source: Source,
+    target: str | Path,
+    *,
+    percentiles_percent: tuple[float, float] = (0.5, 99.9),
+    exclude_zeros: bool = False,
+    disc: bool = False,
+    work: Work | None = None,
+) -> Volume:
+    """Clip a volume at exact percentiles of all its voxels and scale it to 0..1, in float32 (Baltruschat et al. 2021).
+
+    The percentiles are those of the whole volume, never of a block: blocks would differ in grey. The histogram is kept
+    beside the target (``NAME.histogram``).
+
+    Parameters
+    ----------
+    source : Volume or path
+    target : path
+    percentiles_percent : (low, high)
+    exclude_zeros : bool
+        Leave exact zeros out of the percentiles; a rim filled with zeros otherwise pulls the low one to 0.
+    disc : bool
+        Only voxels inside the disc inscribed in a slice count.
+    work : Work or None
+
+    Raises
+    ------
+    ValueError
+        If the percentiles are not ordered within 0..100.
+    InputError
+        If both percentiles are one value: there is nothing to scale.
+    """
+    work = work or Work()
+    low_percent, high_percent = percentiles_percent
+    if not 0 <= low_percent < high_percent <= 100:
+        raise ValueError(
+            f"percentiles must be two increasing numbers within 0..100, got {low_percent} and {high_percent}"
+        )
+    volume = opened(source)
+    low, high = _percentiles(volume, Path(target), percentiles_percent, exclude_zeros, disc, work)
+    if low == high:
+        raise InputError(
+            f"{volume.name}: its percentiles {low_percent} and {high_percent} are both {low}, so there is no contrast to scale"
+        )
+    return work.map(clip_and_scale(low, high), volume, target, kind="grey")
+
+
+def segment(
+    source: Source,
+    target: str | Path,
+    *,
+    model: str | Path | None = None,
+    backend: str = "torch",
+    precision: str = "float32",
+    work: Work | None = None,
+) -> Volume:
+    """Label every voxel of a normalised volume by a network.
+
+    Parameters
+    ----------
+    source : Volume or path
+        Floating point, scaled to 0..1 by `normalise`.
+    target : path
+    model : path or None
+        Folder of a bundle; None takes the small model that ships, trained on phantoms.
+    backend, precision : str
+        "torch" or "openvino"; "float32" or "bfloat16".
+    work : Work or None
+
+    Raises
+    ------
+    InputError
+        If the bundle is damaged, or the volume is not normalised.
+    """
+    # torch takes two seconds to import, which no other command should pay.
+    from tomoscale.kernels.network import inference
+    from tomoscale.networks.bundle import load_bundle
+
+    work = work or Work()
+    volume = opened(source)
+    if volume.dtype.kind != "f":
+        raise InputError(
+            f"{volume.name} holds {volume.dtype}, but a network needs values scaled to 0..1: run `tomoscale normalise` first"
+        )
+    bundle = load_bundle(model or SHIPPED_MODEL)
+    kernel = inference(bundle, volume.shape, backend=backend, precision=precision)
+    classes = tuple(LabelClass(c.id, c.name, c.rgba) for c in bundle.classes)
+    return work.map(kernel, volume, target, kind="labels", classes=classes)
+
+
+def clean(source: Source, target: str | Path, *, radius_voxels: int = 1, work: Work | None = None) -> Volume:
+    """Give every voxel the most frequent label of its surroundings, which removes specks and smooths fronts.
+
+    Parameters
+    ----------
+    source : Volume or path
+        Labels.
+    target : path
+    radius_voxels : int
+        Half width of the cube that votes.
+    work : Work or None
+    """
+    work = work or Work()
+    volume = opened(source)
+    n_classes = max((c.value for c in volume.classes), default=3) + 1
+    return work.map(majority(radius_voxels, n_classes), volume, target, kind="labels", classes=volume.classes)
+
+
+def summary(volume: Volume) -> dict[str, Any]:
+    """What a finished volume is, for the command line."""
+    return {
+        "volume": volume.name,
+        "shape": " x ".join(map(str, volume.shape)),
+        "dtype": str(volume.dtype),
+        "voxel size": f"{volume.voxel_size_um} µm",
+        "kind": volume.kind,
+    }
+
+
+def opened(source: Source) -> Volume:
+    """Open a path; take a volume as it is."""
+    return source if isinstance(source, Volume) else open_volume(source)
+
+
+def _percentiles(
+    volume: Volume,
+    target: Path,
+    percents: tuple[float, float],
+    exclude_zeros: bool,
+    disc: bool,
+    work: Work,
+) -> tuple[float, float]:
+    """Two exact percentiles: one pass for 8 and 16 bits, two for 32; (0, 1) where only plans are shown."""
+    population = Population(volume.dtype.name, exclude_zeros=exclude_zeros, disc=disc)
+    record = target.with_suffix(".histogram")
+    first = work.measure((histogram(population),), {"grey": volume}, record / "first")
+    if first is None:
+        return 0.0, 1.0
+    refine = refinement(population, first, percents)
+    second = None if refine is None else work.measure((refine,), {"grey": volume}, record / "second")
+    low, high = percentiles(population, percents, first, second)[0]
+    return float(low), float(high)

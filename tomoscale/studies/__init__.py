@@ -1,0 +1,1 @@
+"""The method sections of the papers as functions."""

@@ -1,0 +1,133 @@
+"""How commands run: where, with what, and whether they run at all or only show their plans."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tomoscale.cluster import connect, resources_of
+from tomoscale.engine import run
+from tomoscale.errors import PlanError
+from tomoscale.geometry import Shape
+from tomoscale.ledger import Ledger, lease_owner
+from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map, plan_measure
+from tomoscale.resources import Resources, this_machine
+from tomoscale.step import Kernel, Measure
+from tomoscale.volume import Volume
+
+
+@dataclass(frozen=True)
+class Work:
+    """How commands run: where, with what, and whether they run at all or only show their plans.
+
+    Attributes
+    ----------
+    client : distributed.Client or None
+        None runs in this process.
+    resources : Resources or None
+        None takes what the client or this machine has.
+    block_shape : (z, y, x) or None
+        None lets the cost model choose.
+    plan_only : bool
+        Print each plan and run nothing.
+    overwrite : bool
+        Remove an output that is in the way.
+    progress : bool or None
+        As for `run`.
+    runs : list of dict
+        What was run: name, plan as a table, seconds; for reports.
+    """
+
+    client: Any = None
+    resources: Resources | None = None
+    block_shape: Shape | None = None
+    plan_only: bool = False
+    overwrite: bool = False
+    progress: bool | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def map(self, kernel: Kernel, source: Volume, target: str | Path, **what: Any) -> Volume:
+        """Plan a kernel into a new volume and run it; with `plan_only`, print the plan and return the description."""
+        self.clear(Path(target))
+        plan = plan_map(kernel, source, target, block_shape=self._block(target), resources=self._resources(), **what)
+        assert plan.target is not None
+        self._run(plan)
+        return plan.target
+
+    def measure(self, measures: tuple[Measure, ...], volumes: dict[str, Volume], record: str | Path) -> Any:
+        """Plan measures over volumes and run them; with `plan_only`, print the plan and return None."""
+        self.clear(Path(record))
+        plan = plan_measure(measures, volumes, record=record, block_shape=self.block_shape, resources=self._resources())
+        return self._run(plan)
+
+    def clear(self, path: Path) -> None:
+        """With `overwrite`, remove an output of this program; never anything else, and never one being written."""
+        if not self.overwrite or self.plan_only or not path.exists():
+            return
+        inside = ledger_folder(path)
+        folder = next((f for f in (inside, path) if f is not None and (f / "plan.json").exists()), None)
+        if folder is None:
+            raise PlanError(
+                f"{path} was not made by tomoscale, so --overwrite does not remove it: remove it yourself, or give another output"
+            )
+        owner = lease_owner(folder)
+        if owner is not None:
+            raise PlanError(f"{path} is being written by {owner}: wait for it to end, or stop it first")
+        shutil.rmtree(path)
+
+    def _run(self, plan: Plan) -> Any:
+        if self.plan_only:
+            print(plan, end="\n\n")
+            return None
+        started = time.perf_counter()
+        result = run(plan, self.client, progress=self.progress)
+        ledger = Ledger.load(plan.record) if plan.record is not None else None
+        seconds = [0.0, 0.0, 0.0] if ledger is None else [round(float(s), 2) for s in ledger.seconds]
+        self.runs.append(
+            {
+                "name": plan.name,
+                "rows": [list(row) for row in plan.rows()],
+                "seconds": {
+                    **dict(zip(("read", "compute", "write"), seconds, strict=True)),
+                    "wall": round(time.perf_counter() - started, 2),
+                },
+                "blocks": len(plan.grid),
+                "retries": 0 if ledger is None else ledger.retries,
+            }
+        )
+        return result
+
+    def _resources(self) -> Resources:
+        return self.resources or (this_machine() if self.client is None else resources_of(self.client))
+
+    def _block(self, target: str | Path) -> Shape | None:
+        return begun_block(ledger_folder(target)) or self.block_shape
+
+
+@contextmanager
+def working(
+    workers: str = "auto", *, processes: int | None = None, memory_bytes: int | None = None, **how: Any
+) -> Iterator[Work]:
+    """Give a `Work` whose workers are started before and ended after.
+
+    Parameters
+    ----------
+    workers : str
+        "threads", "processes", "gpus", "auto", or the address of a scheduler.
+    processes : int or None
+        For "processes".
+    memory_bytes : int or None
+        Of one process.
+    **how
+        Other fields of `Work`.
+    """
+    with connect(workers, processes) as client:
+        resources = this_machine() if client is None else resources_of(client)
+        if memory_bytes is not None:
+            resources = replace(resources, memory_bytes=memory_bytes)
+        yield Work(client, resources, **how)
