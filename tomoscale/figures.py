@@ -6,7 +6,8 @@ Equal numbers give equal bytes: no date and no version enters a picture.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -34,7 +35,7 @@ _STYLE = {
 
 def bar_chart(bars: Sequence[tuple[str, float, str]], label: str) -> bytes:
     """Horizontal bars of (name, value between 0 and 1, colour), each with its value."""
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         figure, axes = _figure(0.7 + 0.34 * len(bars))
         for place, (_, value, colour) in enumerate(bars):
             axes.barh(place, value, height=0.62, color=colour, edgecolor="black", linewidth=0.6)
@@ -47,7 +48,7 @@ def bar_chart(bars: Sequence[tuple[str, float, str]], label: str) -> bytes:
 
 def histogram_chart(centres: Sequence[float], counts: Sequence[int], label: str) -> bytes:
     """Counts over grey values, on a logarithmic axis."""
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         figure, axes = _figure(2.3)
         drawn = np.maximum(np.asarray(counts, np.float64), 0.5)  # an empty bin lies on the floor of a log axis
         axes.fill_between(centres, drawn, 0.5, step="mid", color="#0072b2", alpha=0.25, linewidth=0)
@@ -60,7 +61,7 @@ def histogram_chart(centres: Sequence[float], counts: Sequence[int], label: str)
 
 def seconds_chart(runs: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
     """Stacked bars of the seconds of each run's blocks: read, compute, write."""
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         figure, axes = _figure(1.05 + 0.34 * len(runs))
         left = np.zeros(len(runs))
         for part, colour, hatch in PARTS:
@@ -73,6 +74,15 @@ def seconds_chart(runs: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
         axes.invert_yaxis()
         axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False, borderaxespad=0.2)
         return _saved(figure)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Matplotlib's own settings and ours, so that no settings of the user's change a report; his are put back."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
 
 
 def _plain(name: str) -> str:

@@ -31,13 +31,12 @@ h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; padding-bottom: .25rem; borde
 h3 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
 p { margin: .5rem 0; max-width: 48rem; }
 ul { margin: .25rem 0; padding-left: 1.25rem; }
-.soft, figcaption, caption { color: var(--soft); font-size: .875rem; }
+.soft, figcaption { color: var(--soft); font-size: .875rem; }
 .caveats { border: 1px solid #b86e00; border-left-width: 6px; background: #fff7e8; border-radius: 4px;
   padding: .75rem 1rem; margin: 1.5rem 0; break-inside: avoid; }
 .caveats strong { display: block; }
-.scroll { overflow-x: auto; margin: .75rem 0 1.25rem; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: 0 0 .5rem; max-width: 48rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); }
 thead th { font-weight: 600; border-bottom: 1.5px solid var(--ink); vertical-align: bottom; }
 tbody th { font-weight: 400; }
@@ -51,7 +50,9 @@ abbr[title] { text-decoration: underline dotted; cursor: help; }
 figure { margin: 1.25rem 0 2rem; break-inside: avoid; }
 figcaption { margin-top: .6rem; max-width: 48rem; }
 figcaption::before { counter-increment: figure; content: "Figure " counter(figure) ". "; font-weight: 600; color: var(--ink); }
-caption::before { counter-increment: table; content: "Table " counter(table) ". "; font-weight: 600; color: var(--ink); }
+.tabular { break-inside: auto; margin: 1rem 0 1.5rem; }
+.tabular figcaption { margin: 0 0 .4rem; }
+.tabular figcaption::before { counter-increment: table; content: "Table " counter(table) ". "; }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); gap: .9rem; }
 .strip { grid-template-columns: repeat(auto-fit, minmax(min(45%, 10rem), 1fr)); }
 .panel p { margin: 0 0 .3rem; font-size: .875rem; }
@@ -70,6 +71,7 @@ caption::before { counter-increment: table; content: "Table " counter(table) ". 
   body { font-size: 10pt; padding: 0; max-width: none; }
   h2, h3 { break-after: avoid; }
   tr { break-inside: avoid; }
+  .tabular figcaption { break-after: avoid; }
   .scroll { overflow: visible; }
   .panels { grid-template-columns: repeat(3, 1fr); }
   .strip { grid-template-columns: repeat(5, 1fr); gap: .4rem; }
@@ -109,7 +111,8 @@ def table(
     body = "".join(f"<tr>{line(row)}</tr>\n" for row in rows)
     top = f"<thead><tr>{top}</tr></thead>" if head else ""
     kind = f' class="{kind}"' if kind else ""
-    return f'<div class="scroll"><table{kind}><caption>{caption}</caption>{top}<tbody>\n{body}</tbody></table></div>\n'
+    inside = f'<div class="scroll"><table{kind}>{top}<tbody>\n{body}</tbody></table></div>'
+    return f'<figure class="tabular"><figcaption>{caption}</figcaption>\n{inside}</figure>\n'
 
 
 def image(png: bytes, alt: str, kind: str = "") -> str:

@@ -120,12 +120,9 @@ def _quantities(quantities: Sequence[Mapping[str, Any]]) -> str:
     compared = any(q.get("truth") is not None for q in quantities)
     rows = []
     for q in quantities:
-        symbol = (
-            f", <i>{text(q['symbol'])}</i>" if q.get("symbol") and str(q["symbol"]) not in str(q.get("name")) else ""
-        )
         definition = f'<span class="soft">{text(q["definition"])}</span>' if q.get("definition") else ""
         row = [
-            f"{text(q.get('name', ''))}{symbol}{definition}",
+            f"{_name(q)}{definition}",
             page.number(q.get("value"), "not defined"),
             text(q.get("unit") or ""),
         ]
@@ -139,8 +136,14 @@ def _quantities(quantities: Sequence[Mapping[str, Any]]) -> str:
     return "<h2>Results</h2>\n" + page.table(note, head, rows, "quantities", numbers=(1, 3, 4))
 
 
+def _name(quantity: Mapping[str, Any]) -> str:
+    name, symbol = str(quantity.get("name", "")), str(quantity.get("symbol") or "")
+    repeated = not symbol or symbol in re.split(r"[\s,()]+", name)
+    return text(name) if repeated else f"{text(name)}, <i>{text(symbol)}</i>"
+
+
 def _agreement(results: Mapping[str, Any]) -> str:
-    """Confusion matrix with recall and IoU by class (domain formulas TP/(TP+FN), TP/(TP+FP+FN)), and a chart of IoU."""
+    """Confusion matrix with recall and IoU by class (TP/(TP+FN) and TP/(TP+FP+FN)), and a chart of IoU."""
     classes = results.get("classes") or []
     palette = Palette.of(classes)
     table = ""

@@ -188,12 +188,14 @@ def _volumes(path: Path) -> _Found:
             if known in seen:
                 continue
             seen.add(known)
-            names = list(node) if isinstance(node, h5py.Group) else []
+            links = {name: node.get(name, getlink=True) for name in node} if isinstance(node, h5py.Group) else {}
             if isinstance(node, h5py.Dataset) and len(node.shape or ()) == 3 and node.dtype.name in DTYPES:
                 found.volumes[target] = node.shape
-        for name in names:
+        for name, link in links.items():
+            inside = f"{target.inside.rstrip('/')}/{name}"
             try:
-                waiting.append(_resolve(target.path, f"{target.inside}/{name}", path.parent))
+                hard = isinstance(link, h5py.HardLink)
+                waiting.append(_Target(target.path, inside) if hard else _resolve(target.path, inside, path.parent))
             except InputError as error:
                 found.broken.append(str(error))
     return found

@@ -18,7 +18,15 @@ import numpy as np
 import tifffile
 
 from tomoscale.errors import InputError
-from tomoscale.formats.tiff_page import check_segments, decode, grey_shape, named, stated_voxel_size
+from tomoscale.formats.tiff_page import (
+    Pages,
+    check_chain,
+    check_segments,
+    decode,
+    grey_shape,
+    named,
+    stated_voxel_size,
+)
 from tomoscale.geometry import Region, Shape, Spacing, region_shape
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size
@@ -100,12 +108,12 @@ class TiffStack:
                     f"{path} had {self.shape[0]} slices when it was opened and now has {len(names)}: open it again"
                 )
             return lambda z: self._checked(_read_file(path / names[z]), str(path / names[z]))
-        n_pages, read_page = _open_stack(self.path, modified)
-        if n_pages != self.shape[0]:
+        pages = _open_pages_of(self.path, modified)
+        if len(pages) != self.shape[0]:
             raise InputError(
-                f"{path} had {self.shape[0]} pages when it was opened and now has {n_pages}: open it again"
+                f"{path} had {self.shape[0]} pages when it was opened and now has {len(pages)}: open it again"
             )
-        return lambda z: self._checked(read_page(z), f"page {z} of {path}")
+        return lambda z: self._checked(pages.read(z), f"page {z} of {path}")
 
     def _checked(self, values: np.ndarray, name: str) -> np.ndarray:
         if values.shape != self.shape[1:] or values.dtype.newbyteorder("=") != self.dtype:
@@ -200,11 +208,11 @@ def slice_names(folder: Path) -> list[str]:
 
 def _open_pages(path: Path, voxel_size_um: float | Spacing | None) -> Volume:
     with named(path), tifffile.TiffFile(path) as tif:
+        check_chain(path, tif)
         series = tif.series
         shape = grey_shape(series[0])
         dtype, stored = np.dtype(series[0].dtype).newbyteorder("="), stated_voxel_size(tif)
-        pages = series[0].pages
-        for page in pages:
+        for page in series[0].pages:
             if page is not None:
                 check_segments(page, path)
     if len(series) > 1:
@@ -257,31 +265,13 @@ def _names_of(folder: str, modified: int) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _open_stack(path: str, modified: int) -> tuple[int, Callable[[int], np.ndarray]]:
-    """Number of pages of a file and the function that decodes one; the file stays open in this process."""
+def _open_pages_of(path: str, modified: int) -> Pages:
+    """Pages of a file, kept open in this process until others are read or the file changes."""
     with named(path):
-        tif = tifffile.TiffFile(path)
-        series = tif.series[0]
-        shape = grey_shape(series)
-        if series.dataoffset is None:
-            tif.filehandle.set_lock(True)
-            pages = list(series.pages)
-            return len(pages), lambda z: _read_page(pages[z], f"page {z} of {path}")
-        start, dtype = series.dataoffset, np.dtype(series.dtype).newbyteorder(tif.byteorder)
-        tif.close()
-    y, x = shape[-2:]
-    # Read, not mapped: a file cut short meanwhile is then an error, not the end of the process.
-    return math.prod(shape[:-2]), lambda z: np.fromfile(
-        path, dtype, y * x, offset=start + z * y * x * dtype.itemsize
-    ).reshape(y, x)
+        return Pages(path)
 
 
 def _read_file(path: Path) -> np.ndarray:
     with named(path), tifffile.TiffFile(path) as tif:
         check_segments(tif.pages[0], path)
         return decode(tif.pages[0])
-
-
-def _read_page(page: Any, name: str) -> np.ndarray:
-    with named(name):
-        return decode(page)

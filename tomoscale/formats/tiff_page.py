@@ -1,13 +1,17 @@
-"""One page of a TIFF: what its header says, and its voxels."""
+"""Pages of a TIFF: what their headers say, and their voxels."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from tomoscale.errors import InputError
 from tomoscale.geometry import Spacing
@@ -35,6 +39,58 @@ class named:
 def grey_shape(series: Any) -> tuple[int, ...]:
     """Shape of a series of pages without its axes of length one; y and x stay."""
     return tuple(n for n, axis in zip(series.shape, series.axes, strict=True) if n != 1 or axis in "YX")
+
+
+class Pages:
+    """All pages of an open file; threads may read them."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.tif = tifffile.TiffFile(path)
+        self.tif.filehandle.set_lock(True)
+        series = self.tif.series[0]
+        self.shape = grey_shape(series)[-2:]
+        self.start = series.dataoffset
+        self.dtype = np.dtype(series.dtype).newbyteorder(self.tif.byteorder)
+        # Programs write huge stacks as one page and the voxels of all in a row.
+        self.pages = [] if self.start is not None else list(series.pages)
+        self.count = math.prod(grey_shape(series)[:-2])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self.tif.close()
+
+    def read(self, number: int) -> np.ndarray:
+        """Voxels of one page, (Y, X)."""
+        with named(f"page {number} of {self.path}"):
+            if self.pages:
+                return decode(self.pages[number])
+            # Read, not mapped: a file cut short meanwhile is then an error, not the end of the process.
+            size = math.prod(self.shape)
+            offset = self.start + number * size * self.dtype.itemsize
+            return np.fromfile(self.path, self.dtype, size, offset=offset).reshape(self.shape)
+
+
+def check_chain(path: Path, tif: Any) -> None:
+    """Refuse a file whose chain of pages leads beyond its end or in a circle: the library drops the rest silently."""
+    word, count, entry = ("Q", "Q", 20) if tif.is_bigtiff else ("I", "H", 12)
+    size, seen = path.stat().st_size, set[int]()
+    with path.open("rb") as file:
+
+        def number(kind: str, offset: int) -> int:
+            file.seek(offset)
+            return int(struct.unpack(tif.byteorder + kind, file.read(struct.calcsize(kind)))[0])
+
+        offset = number(word, 8 if tif.is_bigtiff else 4)
+        while offset:
+            if offset in seen or offset >= size:
+                where = "in a circle" if offset in seen else f"to byte {offset} of {size}"
+                raise InputError(f"{path} is truncated or damaged: after {len(seen)} pages its header leads {where}")
+            seen.add(offset)
+            offset = number(word, offset + struct.calcsize(count) + entry * number(count, offset))
 
 
 def check_segments(page: Any, path: Path) -> None:

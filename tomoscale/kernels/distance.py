@@ -9,7 +9,7 @@ integers, one axis after the other, so no result depends on rounding, on the til
     along x   least squared distance within the slice                           halo along x
     along y   least squared distance, or: does a voxel of this line reach here? halo along y
 
-(The `edt` package computes in float32, which rounds anisotropic distances, and takes 2 to 4 times as long.) What is
+(The `edt` package computes in float32, which rounds anisotropic distances and squares past 2**24.) What is
 declared as ``bytes_per_voxel`` holds for sources of up to 4 bytes a voxel and blocks of 16 planes or more.
 """
 
@@ -28,9 +28,6 @@ from tomoscale.step import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_MAX_REACH = 2**13
-_MAX_UNITS = 2**18
 
 
 def select_near(mask: Array, ball: Ball, core: Region | None = None, *, near: bool = True) -> Array:

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from tomoscale.arrays import namespace_for, on_host
-from tomoscale.measures.choice import Found, Voxels, note_first, loopable, nothing_met, slabs
+from tomoscale.measures.choice import Found, Voxels, loopable, note_first, nothing_met, slabs
 
 N, SUM, SQUARES = slice(0, 1), slice(1, 3), slice(3, 6)
 """Columns of the sums: number, then sum and sum of squares of the steps, each in words of 32 bits, high to low."""

@@ -65,15 +65,18 @@ def count_keys(voxels: Voxels, slots: np.ndarray | None = None) -> tuple[Array, 
     """
     dtype = voxels.values.dtype
     bins = n_bins(dtype.name) if slots is None else (int(slots.max()) + 1) << HALF
-    table = namespace_for(voxels.values).zeros((voxels.n_classes, bins), np.int64)
-    met = nothing_met()
-    if on_host(table):
+    shape, met = (voxels.n_classes, bins), nothing_met()
+    if on_host(voxels.values):
         rule = (_flip(dtype), dtype.kind == "f", voxels.skip_zeros, HALF if dtype.itemsize == 4 else 0)
         bits = np.ascontiguousarray(voxels.values).view(f"u{dtype.itemsize}")
+        lanes = np.zeros((2, voxels.n_classes * bins + 1), np.int64)
         labels, inside = loopable(voxels.labels, bits.shape), loopable(voxels.inside, bits.shape)
-        _count_keys(bits, labels, inside, voxels.spans, rule, np.arange(0) if slots is None else slots, table, met)
+        _count_keys(
+            bits, labels, inside, voxels.spans, rule, np.arange(0) if slots is None else slots, shape, lanes, met
+        )
+        table = (lanes[0, :-1] + lanes[1, :-1]).reshape(shape)
     else:
-        _count_by_slabs(voxels, slots, table, met)
+        table = _count_by_slabs(voxels, slots, shape, met)
     return table, Found.of(met, voxels.values.shape)
 
 
@@ -82,10 +85,11 @@ def _flip(dtype: np.dtype[Any]) -> int:
     return 1 << (8 * dtype.itemsize - 1) if dtype.kind == "i" else 0
 
 
-def _count_by_slabs(voxels: Voxels, slots: np.ndarray | None, table: Array, met: np.ndarray) -> None:
+def _count_by_slabs(voxels: Voxels, slots: np.ndarray | None, shape: tuple[int, int], met: np.ndarray) -> Array:
     """Do what `_count_keys` does with array functions only."""
-    xp = namespace_for(table)
-    bins = table.shape[1]
+    xp = namespace_for(voxels.values)
+    table = xp.zeros(shape, np.int64)
+    bins = shape[1]
     for _, values, labels in slabs(voxels, met):
         place = keys_of(values).astype(np.int64)
         row = xp.zeros(1, np.int64) if labels is None else labels.astype(np.int64)
@@ -95,7 +99,8 @@ def _count_by_slabs(voxels: Voxels, slots: np.ndarray | None, table: Array, met:
             place = (place + row * bins)[slot >= 0]
         else:
             place = (place >> HALF if values.dtype.itemsize == 4 else place) + row * bins
-        table += xp.bincount(place, minlength=table.size).reshape(table.shape)
+        table += xp.bincount(place, minlength=table.size).reshape(shape)
+    return table
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -106,16 +111,16 @@ def _count_keys(  # noqa: PLR0913 -- one pass over the memory decides everything
     spans: np.ndarray,
     rule: tuple[int, bool, bool, int],
     slots: np.ndarray,
-    table: np.ndarray,
+    shape: tuple[int, int],
+    lanes: np.ndarray,
     met: np.ndarray,
 ) -> None:
-    """Add to a (n_classes, bins) table; `met` is that of `Found`; what is not asked for has size 0.
+    """Add to (2, n_classes * bins + 1) lanes, two because of `_add`; `met` is that of `Found`.
 
-    Row by row each voxel gets a place in the table, and the place after the last one if it does not count: loops without
-    branches, which the compiler vectorises.
+    Arrays that are not asked for have size 0. Row by row each voxel gets a place in the table, and the place after the
+    last one if it does not count: loops without branches, which the compiler vectorises.
     """
     depth, height, width = bits.shape
-    lanes = np.zeros((2, table.size + 1), np.int64)
     keys, keep, place = np.empty(width, np.uint32), np.empty(width, np.bool_), np.empty(width, np.uint32)
     for z in range(depth):
         for y in range(height):
@@ -129,9 +134,8 @@ def _count_keys(  # noqa: PLR0913 -- one pass over the memory decides everything
                 _leave_non_finite(bits[z, y, first:last], keep[:size], start, met)
             _place_keys(keys[:size], slots, rule[3], keep[:size], place[:size])
             if labels.size:
-                _place_classes(labels[z, y, first:last], table.shape, keep[:size], place[:size], start, met)
+                _place_classes(labels[z, y, first:last], shape, keep[:size], place[:size], start, met)
             _add(place[:size], keep[:size], lanes)
-    table += (lanes[0] + lanes[1])[:-1].reshape(table.shape)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tomoscale.geometry import Block
 
 _NO_ID = -(1 << 62)
-_WRONG_16, _IGNORED_16 = 0x7FFF, 0x7FFE
 _CODES = 1 << 22
 
 
@@ -86,7 +85,8 @@ def fused_label_counts(
     for volume in volumes:
         _check(volume, labels)
     upper = three(min(c.stop, n - 1) - c.start if faces else 0 for c, n in zip(core, labels.values.shape, strict=True))
-    count = _count_on_host if on_host(labels.values) else _count_by_codes
+    fits = on_host(labels.values) and max(volume.n_ids for volume in volumes) <= runs.IGNORED_BYTE
+    count = _count_on_host if fits else _count_by_codes
     table, faulty = count([truth, roi, labels], core, upper)
     if faulty:
         _refuse(volumes, origin)
@@ -224,12 +224,12 @@ def _refuse(volumes: list[Ids], origin: Shape) -> None:
 def _count_on_host(partners: list[Ids | None], core: Region, upper: Shape) -> tuple[np.ndarray, bool]:
     given = [*partners, partners[-1], partners[-1]]
     arrays: list[np.ndarray] = []
-    volumes = np.zeros((5, 6), np.int64)
+    volumes = np.zeros((5, 5), np.int64)
     for row, volume in zip(volumes, given, strict=True):
         if volume is not None:
-            values, ignored = _small_ids(volume)
+            values, ignored = _bytes_of(volume)
             inner = values[core]
-            row[:] = (inner.ctypes.data, *inner.strides[:2], values.itemsize, volume.n_ids, ignored)
+            row[:] = (inner.ctypes.data, *inner.strides[:2], volume.n_ids, ignored)
             arrays.append(values)
     counts = np.zeros(_table_shape(partners), np.int64)
     faulty = runs.count_rows(counts, volumes, np.array(region_shape(core)), np.array(upper))
@@ -258,26 +258,25 @@ def _table_shape(partners: list[Ids | None]) -> Shape:
     return 5, max(4, labels.n_ids), max(4, *(p.n_ids for p in partners if p is not None))
 
 
-def _small_ids(volume: Ids) -> tuple[np.ndarray, int]:
-    """Ids in 8 or 16 bits without sign, side by side in memory along x, and the ignored one; copied only if need be."""
+def _bytes_of(volume: Ids) -> tuple[np.ndarray, int]:
+    """Ids as bytes that are neighbours in memory along x, and the ignored one or -1; copied only if need be."""
     values, ignored = volume.values, _stored(volume)
-    # 8 bits with sign cannot tell -1 from the id 255, nor any type wider than 16 bits keep its ids in 16.
-    if values.itemsize > 2 or (values.dtype == np.int8 and volume.n_ids > 128):
-        values, ignored = _in_16_bits(volume), _IGNORED_16
-    if values.strides[2] != values.itemsize or not values.dtype.isnative:
-        values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    bits = 8 * values.itemsize
-    return values.view(f"u{values.itemsize}"), -1 if ignored == _NO_ID else ignored & ((1 << bits) - 1)
+    # A byte with sign cannot tell -1 from the id 255.
+    if values.itemsize > 1 or (values.dtype == np.int8 and volume.n_ids > 128):
+        return _narrowed(volume), runs.IGNORED_BYTE
+    if values.strides[2] != 1:
+        values = np.ascontiguousarray(values)
+    return values.view(np.uint8), -1 if ignored == _NO_ID else ignored & 255
 
 
-def _in_16_bits(volume: Ids) -> np.ndarray:
-    """Copy plane by plane; what is out of range becomes an id that is too, where wrapping around would hide it."""
+def _narrowed(volume: Ids) -> np.ndarray:
+    """Copy in which the ignored id, and all that is out of range, are bytes of their own: wrapping would hide them."""
+    small = np.empty(volume.values.shape, np.uint8)
     ignored = _stored(volume)
-    small = np.empty(volume.values.shape, np.uint16)
-    for plane, values in zip(small, volume.values, strict=True):
-        outside = (values < 0) | (values >= volume.n_ids)
-        plane[:] = np.where(outside, _WRONG_16, values)
-        plane[values == ignored] = _IGNORED_16
+    values = volume.values.astype(volume.values.dtype.newbyteorder("="), copy=False)
+    if values.dtype == np.uint64:  # there is no wider type to compare it in
+        values, ignored = values.astype(np.int64), -1 if ignored == np.iinfo(np.uint64).max else ignored
+    runs.narrow(values, small, volume.n_ids, ignored)
     return small
 
 

@@ -10,8 +10,8 @@ that wait for each other; and most runs hold one id, for which one comparison is
     truth          1 1 1 1 3 3 3 3 ...     id 1: 11110000...   id 3: 00001111...
                                            labels 1, truth 3:  popcount(00001000...) = 1
 
-Arrays are given as addresses and strides: one compiled function then serves every type and memory layout, and nothing
-counts references to arrays in the innermost loops, which costs more there than the counting.
+Ids are bytes. Arrays are given as addresses and strides: one compiled function then serves every memory layout, and
+nothing counts references to arrays in the innermost loops, which costs more there than the counting.
 """
 
 from __future__ import annotations
@@ -26,56 +26,57 @@ from numba.extending import intrinsic
 RUN = 64
 """Voxels compared at once: the bits of one word."""
 
-FEW_IDS = 16
-"""Up to this many ids a mixed run is counted by words of each of them; above, by the ids found or voxel by voxel."""
-
 TRUTH, ROI, ABOVE, BEHIND, BESIDE = range(5)
 """What the labels are paired with: two other volumes, and their own neighbours along z, y and x."""
 LABELS = BESIDE
 """Row of the labels themselves among the volumes."""
 
-ADDRESS, STEP_Z, STEP_Y, SIZE, IDS, IGNORED = range(6)
-"""Columns of what describes a volume: first core voxel, strides and size of an id in bytes, ids, ignored id or -1."""
+ADDRESS, STEP_Z, STEP_Y, IDS, IGNORED = range(5)
+"""Columns of what describes a volume: address of the first core voxel, strides in bytes, ids, ignored id or -1."""
+
+IGNORED_BYTE, WRONG_BYTE = 254, 255
+"""What the ignored id and those out of range become in volumes of wider types."""
 
 _ITEM = 8
-_ROW = 6 * _ITEM
+_ROW = 5 * _ITEM
 _ALL = -1
 _ALL_BUT_LAST = (1 << 63) - 1
 
 
-def _word_of(bits: int) -> Any:
-    """Compiled function (address, id) -> word of the 64 voxels that have this id, for ids of `bits` bits."""
+@intrinsic  # type: ignore[untyped-decorator]
+def _word(context: Any, address: Any, number: Any) -> Any:
+    """Word of the 64 voxels from `address`: the bits of those whose id is `number`."""
+    vector, index = ir.VectorType(ir.IntType(8), RUN), ir.IntType(32)
+    nothing = ir.Constant(vector, ir.Undefined)
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def equal(context: Any, address: Any, number: Any) -> Any:
-        vector, index = ir.VectorType(ir.IntType(bits), RUN), ir.IntType(32)
-        nothing = ir.Constant(vector, ir.Undefined)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = builder.load(builder.inttoptr(arguments[0], vector.as_pointer()), align=1)
+        first = builder.insert_element(nothing, builder.trunc(arguments[1], ir.IntType(8)), ir.Constant(index, 0))
+        every = builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, RUN), [0] * RUN))
+        return builder.bitcast(builder.icmp_unsigned("==", values, every), ir.IntType(RUN))
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            values = builder.load(builder.inttoptr(arguments[0], vector.as_pointer()), align=1)
-            one = builder.trunc(arguments[1], ir.IntType(bits))
-            first = builder.insert_element(nothing, one, ir.Constant(index, 0))
-            every = builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, RUN), [0] * RUN))
-            return builder.bitcast(builder.icmp_unsigned("==", values, every), ir.IntType(RUN))
-
-        return numba.types.int64(numba.types.int64, numba.types.int64), generate
-
-    return equal
+    return numba.types.int64(numba.types.int64, numba.types.int64), generate
 
 
-def _load_of(bits: int) -> Any:
-    """Compiled function (address) -> the number of `bits` bits stored there."""
+@intrinsic  # type: ignore[untyped-decorator]
+def _id(context: Any, address: Any) -> Any:
+    """The id stored at `address`."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def load(context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            place = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
-            value = builder.load(place, align=bits // 8)
-            return value if bits == 64 else builder.zext(value, ir.IntType(64))
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(place, align=1), ir.IntType(64))
 
-        return numba.types.int64(numba.types.int64), generate
+    return numba.types.int64(numba.types.int64), generate
 
-    return load
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _load(context: Any, address: Any) -> Any:
+    """The 64-bit number stored at `address`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=_ITEM)
+
+    return numba.types.int64(numba.types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -95,215 +96,222 @@ def _popcount(context: Any, word: Any) -> Any:
     return numba.types.int64(numba.types.int64), generate
 
 
-_word_8, _word_16 = _word_of(8), _word_of(16)
-_load_8, _load_16, _load = _load_of(8), _load_of(16), _load_of(64)
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _field(volumes: Any, p: Any, column: Any) -> Any:
+    return _load(volumes + p * _ROW + column * _ITEM)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _word(address: Any, size: Any, number: Any) -> Any:
-    return _word_8(address, number) if size == 1 else _word_16(address, number)
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _row(rows: Any, p: Any) -> Any:
+    """Address of the row of partner `p` that lies on or beside the row of labels; 0 where there is none."""
+    return _load(rows + p * _ITEM)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _id(address: Any, size: Any) -> Any:
-    return _load_8(address) if size == 1 else _load_16(address)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _field(volume: Any, column: Any) -> Any:
-    return _load(volume + column * _ITEM)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add(table: Any, width: Any, k: Any, j: Any, number: Any) -> Any:
-    """Add `number` to cell (k, j) of a table whose rows are `width` bytes apart."""
-    cell = table + k * width + j * _ITEM
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _add(places: Any, p: Any, k: Any, j: Any, number: Any) -> Any:
+    """Add `number` to the cell of label `k` and id `j` in the table of partner `p`."""
+    cell = places[3] + p * places[4] + k * places[5] + j * _ITEM
     _store(cell, _load(cell) + number)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _pair(table: Any, width: Any, volume: Any, address: Any, lower: Any, span: Any) -> Any:
-    """Pair a run of labels, given by words of the ids in `span`, with the run at `address`; True if faulty."""
-    size, faulty, rest = _field(volume, SIZE), False, _ALL
-    while rest != 0:
-        before_first = (rest & -rest) - 1
-        other = _id(address + _popcount(before_first) * size, size)
-        word = _word(address, size, other)
-        rest &= ~word
-        if other >= _field(volume, IDS):
-            faulty |= other != _field(volume, IGNORED)
-            continue
-        for k in range(span[0], span[1]):
-            _add(table, width, k, other, _popcount(_load(lower + k * _ITEM) & word))
-    return faulty
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _pair_beside(table: Any, width: Any, volume: Any, address: Any, lower: Any, continues: Any) -> Any:
-    """Count the faces along x of a mixed run of labels; True if the voxel after the run is faulty."""
-    size, n = _field(volume, SIZE), _field(volume, IDS)
-    after = _id(address + RUN * size, size) if continues else -1
-    for j in range(n):
-        beside = (_word(address, size, j) >> 1 & _ALL_BUT_LAST) | (np.int64(after == j) << 63)
-        for k in range(n):
-            _add(table, width, k, j, _popcount(_load(lower + k * _ITEM) & beside))
-    return after >= n and after != _field(volume, IGNORED)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _find_words(volume: Any, address: Any, lower: Any, fresh: Any) -> Any:
-    """Fill the words of a run of labels, of which the bits in `fresh` are new; True if faulty."""
-    size, ignored = _field(volume, SIZE), _field(volume, IGNORED)
-    seen = _word(address, size, ignored) if ignored >= 0 else 0
-    for k in range(_field(volume, IDS)):
-        word = _word(address, size, k)
-        seen |= word
-        _store(lower + k * _ITEM, word & fresh)
-    return seen != _ALL
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _table(places: Any, p: Any) -> Any:
-    """Address of the counts of partner `p`, and bytes from one of its rows to the next."""
-    return places[3] + p * places[4], places[5]
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _allowed(volumes: Any, p: Any, number: Any) -> Any:
+    return number < _field(volumes, p, IDS) or number == _field(volumes, p, IGNORED)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_voxels(places: Any, start: Any, stop: Any, beside: Any) -> Any:
     """Count the voxels `start` to `stop` of a row one by one; True if an id is out of range."""
-    volumes, rows = places[0], places[1]
-    labels, faulty = volumes + LABELS * _ROW, False
+    volumes, rows, faulty = places[0], places[1], False
     for x in range(start, stop):
-        label = _id(_load(rows + LABELS * _ITEM) + x * _field(labels, SIZE), _field(labels, SIZE))
-        if label >= _field(labels, IDS):
-            faulty |= label != _field(labels, IGNORED)
+        label = _id(_row(rows, LABELS) + x)
+        if label >= _field(volumes, LABELS, IDS):
+            faulty |= not _allowed(volumes, LABELS, label)
             continue
         for p in range(5):
-            row, volume = _load(rows + p * _ITEM), volumes + p * _ROW
-            if row == 0 or (p == BESIDE and x >= beside):
+            if _row(rows, p) == 0 or (p == BESIDE and x >= beside):
                 continue
             # The neighbour along x is the same row, one voxel on.
-            other = _id(row + (x + (p == BESIDE)) * _field(volume, SIZE), _field(volume, SIZE))
-            if other < _field(volume, IDS):
-                table, width = _table(places, p)
-                _add(table, width, label, other, 1)
+            other = _id(_row(rows, p) + x + (p == BESIDE))
+            if other < _field(volumes, p, IDS):
+                _add(places, p, label, other, 1)
             else:
-                faulty |= other != _field(volume, IGNORED)
+                faulty |= not _allowed(volumes, p, other)
     return faulty
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _count_run(places: Any, x: Any, fresh: Any, beside: Any) -> Any:
-    """Count a mixed run of up to 16 ids, of which the bits in `fresh` are new; True if an id is out of range."""
-    volumes, rows, lower = places[0], places[1], places[2]
-    labels = volumes + LABELS * _ROW
-    size, n = _field(labels, SIZE), _field(labels, IDS)
-    address = _load(rows + LABELS * _ITEM) + x * size
-    faulty = _find_words(labels, address, lower, fresh)
-    for p in range(4):
-        row, volume = _load(rows + p * _ITEM), volumes + p * _ROW
-        if row != 0:
-            table, width = _table(places, p)
-            faulty |= _pair(table, width, volume, row + x * _field(volume, SIZE), lower, (0, n))
-    if beside > 0:
-        table, width = _table(places, BESIDE)
-        faulty |= _pair_beside(table, width, labels, address, lower, x + RUN <= beside)
+def _pair(places: Any, p: Any, n: Any, address: Any) -> Any:
+    """Pair a run of labels, given by the words of `n` ids, with the run at `address`; True if an id is out of range."""
+    volumes, lower, faulty, rest = places[0], places[2], False, _ALL
+    while rest != 0:
+        before_first = (rest & -rest) - 1
+        other = _id(address + _popcount(before_first))
+        word = _word(address, other)
+        rest &= ~word
+        if other >= _field(volumes, p, IDS):
+            faulty |= not _allowed(volumes, p, other)
+            continue
+        for k in range(n):
+            _add(places, p, k, other, _popcount(_load(lower + k * _ITEM) & word))
     return faulty
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _four_words(address: Any, size: Any) -> Any:
-    """Words of the ids 0 to 3."""
-    if size == 1:
-        return _word_8(address, 0), _word_8(address, 1), _word_8(address, 2), _word_8(address, 3)
-    return _word_16(address, 0), _word_16(address, 1), _word_16(address, 2), _word_16(address, 3)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add_four(row: Any, word: Any, others: Any) -> Any:
-    """Add to four cells how often an id meets each of four others."""
-    _store(row, _load(row) + _popcount(word & others[0]))
-    _store(row + 8, _load(row + 8) + _popcount(word & others[1]))
-    _store(row + 16, _load(row + 16) + _popcount(word & others[2]))
-    _store(row + 24, _load(row + 24) + _popcount(word & others[3]))
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add_sixteen(places: Any, p: Any, words: Any, others: Any) -> Any:
-    """Add to the table of partner `p` how often each of four ids meets each of four others."""
-    row, width = _table(places, p)
-    _add_four(row, words[0], others)
-    _add_four(row + width, words[1], others)
-    _add_four(row + 2 * width, words[2], others)
-    _add_four(row + 3 * width, words[3], others)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
 def _shifted(word: Any, after: Any) -> Any:
     """Word of the neighbours along x: each bit moves to the voxel before, `after` comes in at the end."""
     return (word >> 1 & _ALL_BUT_LAST) | (np.int64(after) << 63)
 
 
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _two_ids(volumes: Any, rows: Any, x: Any) -> Any:
+    """The id of the labels at `x`, and the first other id that a row holds in the run, or the same twice."""
+    labels, truth = _row(rows, LABELS) + x, _row(rows, TRUTH) + x
+    above, behind = _row(rows, ABOVE) + x, _row(rows, BEHIND) + x
+    first = _id(labels)
+    alike = _word(labels, first)
+    alike &= _word(truth, first) if truth != x else _ALL
+    alike &= _word(above, first) if above != x else _ALL
+    alike &= _word(behind, first) if behind != x else _ALL
+    if alike == _ALL:
+        return first, first
+    at = _popcount((~alike & -~alike) - 1)
+    for row in (labels, truth, above, behind):
+        if row != x and _id(row + at) != first:
+            return first, _id(row + at)
+    return first, first
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _add_two_by_two(places: Any, p: Any, ids: Any, words: Any, others: Any) -> Any:
+    a, b = ids
+    _add(places, p, a, a, _popcount(words[0] & others[0]))
+    _add(places, p, a, b, _popcount(words[0] & others[1]))
+    _add(places, p, b, a, _popcount(words[1] & others[0]))
+    _add(places, p, b, b, _popcount(words[1] & others[1]))
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _two_words(row: Any, x: Any, ids: Any) -> Any:
+    """Words of two different ids, and whether the run holds only these; for a row that is not there, no voxel at all."""
+    if row == 0:
+        return 0, 0, True
+    a, b = _word(row + x, ids[0]), _word(row + x, ids[1])
+    return a, b, a | b == _ALL
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count_run_of_two(places: Any, x: Any, fresh: Any, beside: Any) -> Any:
+    """Count a run in which all rows together hold two ids, as along most surfaces; False if they hold more."""
+    volumes, rows = places[0], places[1]
+    labels, roi = _row(rows, LABELS), _row(rows, ROI)
+    ids = _two_ids(volumes, rows, x)
+    a, b = ids
+    after = _id(labels + x + RUN) if x + RUN <= beside else -1
+    region = _id(roi + x) if roi != 0 else 0
+    most = min(_field(volumes, LABELS, IDS), _field(volumes, TRUTH, IDS) if _row(rows, TRUTH) != 0 else 255)
+    if a == b or max(a, b) >= most or (after not in (-1, a, b)) or region >= max(1, _field(volumes, ROI, IDS)):
+        return False
+    if roi != 0 and _word(roi + x, region) != _ALL:
+        return False
+    own = _two_words(labels, x, ids)
+    truth = _two_words(_row(rows, TRUTH), x, ids)
+    above = _two_words(_row(rows, ABOVE), x, ids)
+    behind = _two_words(_row(rows, BEHIND), x, ids)
+    if not (own[2] and truth[2] and above[2] and behind[2]):
+        return False
+    words = (own[0] & fresh, own[1] & fresh)
+    _add_two_by_two(places, TRUTH, ids, words, truth)
+    _add_two_by_two(places, ABOVE, ids, words, above)
+    _add_two_by_two(places, BEHIND, ids, words, behind)
+    if beside > 0:
+        _add_two_by_two(places, BESIDE, ids, words, (_shifted(own[0], after == a), _shifted(own[1], after == b)))
+    if roi != 0:
+        _add(places, ROI, a, region, _popcount(words[0]))
+        _add(places, ROI, b, region, _popcount(words[1]))
+    return True
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _four_words(address: Any) -> Any:
+    """Words of the ids 0 to 3."""
+    return _word(address, 0), _word(address, 1), _word(address, 2), _word(address, 3)
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _beyond_four(volumes: Any, p: Any, address: Any, words: Any) -> Any:
+    """Whether a run holds an id that is neither one of four nor ignored."""
+    seen, ignored = words[0] | words[1] | words[2] | words[3], _field(volumes, p, IGNORED)
+    return seen != _ALL and (ignored < 0 or seen | _word(address, ignored) != _ALL)
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _add_four(places: Any, p: Any, k: Any, word: Any, others: Any) -> Any:
+    _add(places, p, k, 0, _popcount(word & others[0]))
+    _add(places, p, k, 1, _popcount(word & others[1]))
+    _add(places, p, k, 2, _popcount(word & others[2]))
+    _add(places, p, k, 3, _popcount(word & others[3]))
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _add_sixteen(places: Any, p: Any, words: Any, others: Any) -> Any:
+    """Add to the table of partner `p` how often each of four ids meets each of four others."""
+    _add_four(places, p, 0, words[0], others)
+    _add_four(places, p, 1, words[1], others)
+    _add_four(places, p, 2, words[2], others)
+    _add_four(places, p, 3, words[3], others)
+
+
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _pair_four(places: Any, p: Any, x: Any, words: Any) -> Any:
+    address = _row(places[1], p)
+    if address == 0:
+        return False
+    others = _four_words(address + x)
+    _add_sixteen(places, p, words, others)
+    return _beyond_four(places[0], p, address + x, others)
+
+
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_run_of_four(places: Any, x: Any, fresh: Any, beside: Any) -> Any:
-    """As `_count_run` for ids 0 to 3, the tables four wide: nothing loops, so that nothing is mispredicted."""
+    """Count a run of the ids 0 to 3; True if an id is out of range. Nothing loops: no branch is mispredicted."""
     volumes, rows, lower = places[0], places[1], places[2]
-    size, ignored = _field(volumes + LABELS * _ROW, SIZE), _field(volumes + LABELS * _ROW, IGNORED)
-    address = _load(rows + LABELS * _ITEM) + x * size
-    found = _four_words(address, size)
-    seen = found[0] | found[1] | found[2] | found[3]
-    faulty = seen != _ALL and (ignored < 0 or seen | _word(address, size, ignored) != _ALL)
+    address = _row(rows, LABELS) + x
+    found = _four_words(address)
     words = (found[0] & fresh, found[1] & fresh, found[2] & fresh, found[3] & fresh)
-    for k in range(4):
-        _store(lower + k * _ITEM, words[k])
-    for p in range(4):
-        row, volume = _load(rows + p * _ITEM), volumes + p * _ROW
-        if row == 0:
-            continue
-        there = row + x * _field(volume, SIZE)
-        if p == ROI:
-            table, width = _table(places, p)
-            faulty |= _pair(table, width, volume, there, lower, (0, 4))
-            continue
-        others = _four_words(there, _field(volume, SIZE))
-        seen, ignored = others[0] | others[1] | others[2] | others[3], _field(volume, IGNORED)
-        faulty |= seen != _ALL and (ignored < 0 or seen | _word(there, _field(volume, SIZE), ignored) != _ALL)
-        _add_sixteen(places, p, words, others)
+    faulty = _beyond_four(volumes, LABELS, address, found)
+    faulty |= _pair_four(places, TRUTH, x, words)
+    faulty |= _pair_four(places, ABOVE, x, words)
+    faulty |= _pair_four(places, BEHIND, x, words)
     if beside > 0:
-        after = _id(address + RUN * size, size) if x + RUN <= beside else -1
+        after = _id(address + RUN) if x + RUN <= beside else -1
         others = (
             _shifted(found[0], after == 0),
             _shifted(found[1], after == 1),
             _shifted(found[2], after == 2),
             _shifted(found[3], after == 3),
         )
-        faulty |= after > 3 and after != _field(volumes + LABELS * _ROW, IGNORED)
         _add_sixteen(places, BESIDE, words, others)
+        faulty |= not _allowed(volumes, LABELS, after)
+    if _row(rows, ROI) != 0:
+        for k in range(4):
+            _store(lower + k * _ITEM, words[k])
+        faulty |= _pair(places, ROI, 4, _row(rows, ROI) + x)
     return faulty
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _flat_end(places: Any, x: Any, length: Any) -> Any:
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _flat_end(rows: Any, x: Any, length: Any) -> Any:
     """Where the runs from `x` end in which every row has the one id that it has at `x`."""
-    volumes, rows = places[0], places[1]
-    size_l, size_t = _field(volumes + LABELS * _ROW, SIZE), _field(volumes + TRUTH * _ROW, SIZE)
-    size_r = _field(volumes + ROI * _ROW, SIZE)
-    labels, truth, roi = _load(rows + LABELS * _ITEM), _load(rows + TRUTH * _ITEM), _load(rows + ROI * _ITEM)
-    above, behind = _load(rows + ABOVE * _ITEM), _load(rows + BEHIND * _ITEM)
-    label = _id(labels + x * size_l, size_l)
-    id_t = _id(truth + x * size_t, size_t) if truth != 0 else 0
-    id_r = _id(roi + x * size_r, size_r) if roi != 0 else 0
+    labels, above, behind = _row(rows, LABELS), _row(rows, ABOVE), _row(rows, BEHIND)
+    # A row that is not there is replaced by the labels: comparing them twice is cheaper than asking each time.
+    truth, roi = _row(rows, TRUTH), _row(rows, ROI)
+    above, behind = above if above != 0 else labels, behind if behind != 0 else labels
+    truth, roi = truth if truth != 0 else labels, roi if roi != 0 else labels
+    label, id_t, id_r = _id(labels + x), _id(truth + x), _id(roi + x)
     while x + RUN <= length:
-        same = _word(labels + x * size_l, size_l, label)
-        if truth != 0:
-            same &= _word(truth + x * size_t, size_t, id_t)
-        if above != 0:
-            same &= _word(above + x * size_l, size_l, label)
-        if behind != 0:
-            same &= _word(behind + x * size_l, size_l, label)
-        if roi != 0:
-            same &= _word(roi + x * size_r, size_r, id_r)
-        if same != _ALL:
+        same = _word(labels + x, label) & _word(above + x, label) & _word(behind + x, label)
+        if same & _word(truth + x, id_t) & _word(roi + x, id_r) != _ALL:
             break
         x += RUN
     return x
@@ -315,38 +323,36 @@ def _count_flat(places: Any, x: Any, end: Any, beside: Any) -> Any:
     volumes, rows = places[0], places[1]
     # Only the last voxel has another neighbour along x, if any.
     faulty = _count_voxels(places, end - 1, end, beside)
-    label = _id(_load(rows + LABELS * _ITEM) + x * _field(volumes + LABELS * _ROW, SIZE), _field(volumes + LABELS * _ROW, SIZE))
-    if label >= _field(volumes + LABELS * _ROW, IDS):
-        return faulty
-    for p in range(5):
-        row, volume = _load(rows + p * _ITEM), volumes + p * _ROW
-        other = _id(row + x * _field(volume, SIZE), _field(volume, SIZE)) if row != 0 else 0
-        if row != 0 and (p != BESIDE or beside > 0) and other < _field(volume, IDS):
-            table, width = _table(places, p)
-            _add(table, width, label, other, end - 1 - x)
+    label = _id(_row(rows, LABELS) + x)
+    if label < _field(volumes, LABELS, IDS):
+        for p in range(5):
+            if _row(rows, p) != 0 and (p != BESIDE or beside > 0):
+                other = _id(_row(rows, p) + x)
+                if other < _field(volumes, p, IDS):
+                    _add(places, p, label, other, end - 1 - x)
     return faulty
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_row(places: Any, length: Any, beside: Any) -> Any:
     """Count a row: stretches of one id at once, mixed runs by words; True if an id is out of range."""
-    volumes = places[0]
-    n, truth = _field(volumes + LABELS * _ROW, IDS), _field(volumes + TRUTH * _ROW, IDS)
+    n, truth = _field(places[0], LABELS, IDS), _field(places[0], TRUTH, IDS)
     if length < RUN:
         return _count_voxels(places, 0, length, beside)
     x, faulty = 0, False
     while x < length:
-        end = _flat_end(places, x, length)
+        end = _flat_end(places[1], x, length)
         if end > x:
             faulty |= _count_flat(places, x, end, beside)
             x = end
             continue
         # The last run ends with the row and overlaps the one before.
         start = min(x, length - RUN)
-        if n <= 4 and truth <= 4:
-            faulty |= _count_run_of_four(places, start, _ALL << (x - start), beside)
-        elif n <= FEW_IDS:
-            faulty |= _count_run(places, start, _ALL << (x - start), beside)
+        fresh = _ALL << (x - start)
+        if _count_run_of_two(places, start, fresh, beside):
+            pass
+        elif max(n, truth) <= 4:
+            faulty |= _count_run_of_four(places, start, fresh, beside)
         else:
             faulty |= _count_voxels(places, x, start + RUN, beside)
         x = start + RUN
@@ -362,7 +368,7 @@ def count_rows(counts: Any, volumes: Any, shape: Any, upper: Any) -> Any:
     counts : (5, n labels, most ids) int64 array, at least (5, 4, 4)
         For truth, roi and the neighbours along z, y and x: voxels by (label, other id). What is found beyond the
         number of ids is out of range: the caller looks.
-    volumes : (5, 6) int64 array
+    volumes : (5, 5) int64 array
         Volumes by truth, roi, labels, labels, labels; address 0 where there is none.
     shape : (3,) int64 array
     upper : (3,) int64 array
@@ -390,3 +396,14 @@ def count_rows(counts: Any, volumes: Any, shape: Any, upper: Any) -> Any:
     # What is passed as an address is not seen as used: without these, it could be freed before the loop.
     lower[0] = rows[0] = 0
     return faulty
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def narrow(values: Any, small: Any, n_ids: Any, ignored: Any) -> None:
+    """Write `values` as bytes; `ignored` becomes 254 and what is out of range 255."""
+    for z in range(values.shape[0]):
+        for y in range(values.shape[1]):
+            for x in range(values.shape[2]):
+                number = np.int64(values[z, y, x])
+                kept = number if 0 <= number < n_ids else WRONG_BYTE
+                small[z, y, x] = IGNORED_BYTE if number == ignored else kept

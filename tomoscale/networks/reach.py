@@ -89,7 +89,8 @@ def probe(
 
     Notes
     -----
-    One axis costs about ``4 + 2 * log2(max_stride)`` passes over a strip `max_stride` wide, 64 where the stride is 1.
+    One axis costs between ``4 + log2(max_stride)`` passes over a thin strip (stride `max_stride`) and ``4 + max_stride``
+    (stride 1).
     """
     unit = max_stride or {2: 64, 3: 16}[dimensions]
     network = copy.deepcopy(module).cpu().double().eval()
@@ -106,15 +107,18 @@ def probe(
 
 
 class _Strip:
-    """A network seen along one axis, on inputs `unit` wide along the others."""
+    """A network seen along one axis, on inputs along the others as narrow as it takes."""
 
     def __init__(self, network: nn.Module, in_channels: int, dimensions: int, axis: int, unit: int) -> None:
         self.network = network
         self.unit = unit
         self.axis = axis + 2
-        self.shape = [1, in_channels, *[unit] * dimensions]
         self.length = 8 * unit
         self.spans: dict[int, tuple[int, int]] = {}
+        for width in (w for w in range(1, unit + 1) if unit % w == 0):
+            self.shape = [1, in_channels, *[width] * dimensions]
+            if width == unit or self._takes(2 * unit):
+                break
 
     @property
     def first(self) -> int:
@@ -175,6 +179,13 @@ class _Strip:
             middle = (low + high) // 2
             self._fill(low, middle)
             self._fill(middle, high)
+
+    def _takes(self, length: int) -> bool:
+        try:
+            self._run(self._random(length))
+        except ValueError:
+            return False
+        return True
 
     def _random(self, length: int) -> torch.Tensor:
         shape = list(self.shape)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-CONVOLUTIONS: dict[int, tuple[type[nn.Module], type[nn.Module], type[nn.Module], type[nn.Module]]] = {
+_LAYERS: dict[int, tuple[type[nn.Module], type[nn.Module], type[nn.Module], type[nn.Module]]] = {
     2: (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d),
     3: (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d),
 }
@@ -44,6 +44,11 @@ class ScaledUNet(nn.Module):
     dimensions : int
         2 for slices (N, C, Y, X), 3 for volumes (N, C, Z, Y, X).
 
+    Attributes
+    ----------
+    arguments : dict
+        What the network was made with: a bundle makes it again from them.
+
     Raises
     ------
     ValueError
@@ -59,7 +64,14 @@ class ScaledUNet(nn.Module):
         _check("in_channels", in_channels, 1, MAX_WIDTH)
         _check("n_classes", n_classes, 2, 255)
         _check("dimensions", dimensions, 2, 3)
-        convolution, transposed, _, pool = CONVOLUTIONS[dimensions]
+        self.arguments = {
+            "depth": depth,
+            "width": width,
+            "in_channels": in_channels,
+            "n_classes": n_classes,
+            "dimensions": dimensions,
+        }
+        convolution, transposed, _, pool = _LAYERS[dimensions]
         widths = [width * 2**level for level in range(depth + 1)]
         self.encoders = nn.ModuleList(
             _block(before, after, dimensions)
@@ -100,7 +112,7 @@ def extent(depth: int) -> int:
 
 
 def _block(in_channels: int, out_channels: int, dimensions: int) -> nn.Sequential:
-    convolution, _, normalisation, _ = CONVOLUTIONS[dimensions]
+    convolution, _, normalisation, _ = _LAYERS[dimensions]
     layers: list[nn.Module] = []
     for before in (in_channels, out_channels):
         # Biases are redundant before batch norm, but the published weights have them: 279.84 million for (5, 96).
