@@ -59,8 +59,8 @@ figcaption::before { counter-increment: figure; content: "Figure " counter(figur
 .picture { position: relative; border: 1px solid var(--line); }
 .picture img { display: block; width: 100%; height: 100%; }
 .pixels { image-rendering: pixelated; }
-.scale { position: absolute; left: 3%; bottom: 3%; text-align: center; font-size: .75rem; line-height: 1.3; white-space: nowrap; }
-.scale span { display: inline-block; margin: 0 -1em 3px; padding: 0 .3em; border-radius: 2px; color: #fff; background: rgba(0, 0, 0, .6); }
+.scale { position: absolute; left: 3%; bottom: 3%; font-size: .75rem; line-height: 1.3; white-space: nowrap; }
+.scale span { display: inline-block; margin-bottom: 3px; padding: 0 .3em; border-radius: 2px; color: #fff; background: rgba(0, 0, 0, .6); }
 .scale b { display: block; height: 4px; background: #fff; outline: 1px solid #000; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0 0; padding: 0; list-style: none; font-size: .875rem; }
 .legend i { display: inline-block; width: .85em; height: .85em; margin-right: .4em; border: 1px solid #444; vertical-align: -.08em; }

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 STRIP_VOXELS = 1 << 22
 CHUNK_VOXELS = 64  # strips of whole chunks: no chunk is decoded twice
 MAX_CLASSES = 31
-TINT = 0.5
-FAINT = 0.75
+TINT = 0.5  # share of the class colour over grey values
+FAINT = 0.8  # of white: how dark the darkest voxel that is right appears in an error map
 FAINT_LEVELS = 32
 # Okabe and Ito's colours, which readers with any common colour vision tell apart; the first is for the background.
 COLOURS = ("#999999", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
@@ -73,9 +73,11 @@ class Palette:
         return "#" + bytes((self.on_paper() if paper else self.colours)[rank]).hex()
 
     def on_paper(self) -> np.ndarray:
-        """Colours that stand out on the faint grey of an error map: (n + 1, 3) uint8, those too light are darkened."""
+        """Colours that stand out on the faint grey of an error map: (n + 1, 3) uint8; greys and light ones are darkened."""
         luminance = self.colours @ np.array([0.2126, 0.7152, 0.0722])
-        scale = np.minimum(1.0, 140.0 / np.where(luminance > 205, luminance, 1.0))
+        grey = np.ptp(self.colours, axis=1) < 40
+        limit, target = np.where(grey, 80, 205), np.where(grey, 80, 140)
+        scale = np.where(luminance > limit, target / np.maximum(luminance, 1), 1.0)
         return np.asarray((self.colours * scale[:, None]).round().astype(np.uint8))
 
     def ranks(self, values: np.ndarray) -> np.ndarray:

@@ -211,7 +211,7 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> str:
     timed = [(str(r.get("name", "")), r["seconds"]) for r in runs if r.get("seconds")]
     if timed:
         rows = [[text(r.get("name", "")), *_timing(r)] for r in runs]
-        head = ["Run", "Read", "Compute", "Write", "Wall", "Blocks", "Tried again"]
+        head = ["Run", "Read", "Compute", "Write", "Wall", "Blocks", "Retries"]
         note = "Seconds of each run. Read, compute and write are summed over all blocks, so on several workers they exceed the wall time."
         parts.append(page.table(note, head, rows, numbers=range(1, 7)))
         alt = "Seconds by run: " + "; ".join(

@@ -8,13 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import xxhash
 
 from tomoscale.errors import InputError
-from tomoscale.geometry import AXES, Region, Shape, Spacing, region_shape, whole
+from tomoscale.geometry import AXES, Region, Shape, Spacing, whole
+from tomoscale.memory_array import MemoryArray
 from tomoscale.ome import (
     KINDS,
     LEVEL,
@@ -195,55 +195,6 @@ class Volume:
                     f"{self.name}: {axis} {r.start}:{r.stop} is not inside the volume, whose {axis} is 0:{n}"
                 )
         return z, y, x
-
-
-@dataclass(frozen=True, eq=False)
-class MemoryArray:
-    """An array in memory as a storage, for notebooks and tests; it stays in its process."""
-
-    values: np.ndarray
-    kind: Kind = "grey"
-    name: str = "array in memory"
-    chunk_shape: Shape = (1, 1, 1)
-
-    def __post_init__(self) -> None:
-        if self.values.ndim != 3 or self.values.size == 0:
-            raise ValueError(
-                f"values must have three axes (z, y, x) and at least one voxel, got shape {self.values.shape}"
-            )
-
-    @property
-    def shape(self) -> Shape:
-        """Voxels along (z, y, x)."""
-        z, y, x = self.values.shape
-        return z, y, x
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of a voxel."""
-        return self.values.dtype.newbyteorder("=")
-
-    def read(self, region: Region) -> np.ndarray:
-        """Copy of a region."""
-        return np.array(self.values[region], self.dtype, order="C")
-
-    def write(self, region: Region, values: np.ndarray) -> None:
-        """Set a region; shape and dtype must fit."""
-        if values.shape != region_shape(region) or values.dtype != self.dtype:
-            raise ValueError(
-                f"values are {values.shape} {values.dtype} but the region takes {region_shape(region)} {self.dtype}; nothing "
-                "is cast silently"
-            )
-        self.values[region] = values
-
-    def identity(self) -> dict[str, Any]:
-        """Digest of the values."""
-        return {"memory": xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.values).data)}
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a volume in memory cannot be sent to another process: write it to disk with create_volume, or run without a client"
-        )
 
 
 def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made of

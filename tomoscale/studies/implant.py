@@ -1,0 +1,131 @@
+"""What an implant study measures of a labelled scan, in one pass over the volumes it shares.
+
+IoU and Dice against truth, the degradation rate by both definitions of the initial surface, bone-implant contact by
+faces and by voxels, the bone fraction around the screw as implanted, and signal and contrast to noise (Lopes Marinho et
+al. 2024, equations 1 to 6; Baltruschat et al. 2021, equations 1 to 6; their misprints are named in the definitions).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tomoscale
+from tomoscale.commands import CLASSES, Source, opened
+from tomoscale.errors import InputError
+from tomoscale.geometry import Spacing
+from tomoscale.kernels.distance import within_distance
+from tomoscale.ledger import replace_text
+from tomoscale.measures import contact, fraction, overlap
+from tomoscale.measures.intensity import Population, cnr, label_moments, moments, snr
+from tomoscale.measures.pairs import label_counts
+from tomoscale.measures.topology import configurations, object_volume, surface_area
+from tomoscale.plan import check_agreement
+from tomoscale.step import Counts, Measure
+from tomoscale.volume import Volume
+from tomoscale.work import Work
+
+METAL, LAYER, BONE = 1, 2, 3
+IMPLANT = (METAL, LAYER)
+N_CLASSES = 4
+
+
+def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numbers
+    labels: Source,
+    results: str | Path,
+    *,
+    truth: Source | None = None,
+    reference: Source | None = None,
+    grey: Source | None = None,
+    healing_days: float | None = None,
+    roi_distance_um: float = 1000.0,
+    work: Work | None = None,
+) -> dict[str, Any] | None:
+    """Measure labels 0 background, 1 residual metal, 2 degradation layer, 3 bone.
+
+    Parameters
+    ----------
+    labels : Volume or path
+    results : path
+        Folder for ``results.json``, the region of interest and the record of the run.
+    truth : Volume or path, optional
+        Labels to compare with: brings IoU, Dice, and every other number of the truth beside that of the labels.
+    reference : Volume or path, optional
+        Mask of the screw as implanted, cut to the same section: brings degradation rate and bone fraction.
+    grey : Volume or path, optional
+        Grey values: brings signal and contrast to noise.
+    healing_days : float, optional
+        Needed for the degradation rate.
+    roi_distance_um : float
+        The region around the reference in which bone counts; 1 mm in the papers.
+    work : Work, optional
+
+    Returns
+    -------
+    dict
+        The content of ``results.json``; None where only plans are shown.
+
+    Raises
+    ------
+    InputError
+        If shapes or voxel sizes disagree, the voxel size is not known, or labels are out of range.
+    """
+    work, folder = work or Work(), Path(results)
+    given = {"labels": labels, "truth": truth, "reference": reference, "grey": grey}
+    volumes = {name: opened(source) for name, source in given.items() if source is not None}
+    check_agreement(volumes)
+    voxel_size = next((v.voxel_size_um for v in volumes.values() if v.voxel_size_um), None)
+    if voxel_size is None:
+        raise InputError(f"{volumes['labels'].name} does not say how large a voxel is: convert it with --voxel-size")
+    if healing_days is not None and healing_days <= 0:
+        raise InputError(f"the healing time must be positive, got {healing_days} days")
+    if "reference" in volumes:
+        roi_kernel = within_distance(roi_distance_um, voxel_size)
+        volumes["roi"] = work.map(roi_kernel, volumes["reference"], folder / "roi.zarr", kind="mask")
+    counts = work.measure(measures_of(volumes, voxel_size), volumes, folder / "measure")
+    if counts is None:
+        return None
+    isotropic = len(set(voxel_size)) == 1
+    quantities = quantities_of(counts, voxel_size, healing_days, isotropic)
+    content = {
+        "program": f"tomoscale {tomoscale.__version__}",
+        "inputs": {name: described(v) for name, v in volumes.items()},
+        "classes": [{"id": c.value, "name": c.name, "color": "#{:02x}{:02x}{:02x}".format(*c.rgba[:3])} for c in CLASSES],
+        "parameters": {"healing_days": healing_days, "roi_distance_um": roi_distance_um, "voxel_size_um": list(voxel_size)},
+        "quantities": quantities,
+        **({"confusion": {"counts": counts["labels"]["confusion"].tolist()}} if "truth" in volumes else {}),
+        "caveats": caveats_of(counts, volumes, isotropic),
+        "runs": work.runs,
+    }
+    replace_text(folder / "results.json", json.dumps(content, indent=1))
+    return content
+
+
+def measures_of(volumes: dict[str, Volume], voxel_size: Spacing) -> tuple[Measure, ...]:
+    """Everything that can be counted of the volumes given, in one pass."""
+    regions = 2 if "roi" in volumes else None
+    wanted = []
+    for name, other in (("labels", "truth"), ("truth", "labels")):
+        if name not in volumes:
+            continue
+        # A label volume without a truth is compared with itself, which costs nothing: its words are already at hand.
+        pair = (other if other in volumes else name, name)
+        counted = label_counts(N_CLASSES, regions)
+        wanted.append(replace(counted, name=name, inputs=(*pair, "roi") if regions else pair))
+        touching = contact.touching_voxels(IMPLANT, BONE)
+        wanted.append(replace(touching, name=f"{name} touching", inputs=(name,)))
+    if "reference" in volumes:
+        wanted.append(replace(configurations(), name="reference", inputs=("reference",)))
+        wanted.append(replace(contact.surface_voxels(), name="reference surface", inputs=("reference",)))
+    if "grey" in volumes and volumes["grey"].dtype.kind in "iu":
+        wanted.append(replace(label_moments(grey_population(volumes["grey"])), name="grey"))
+    return tuple(wanted)
+
+
+def grey_population(grey: Volume) -> Population:
+    """Interior voxels of each class: partial-volume voxels would inflate the deviation."""
+    return Population(grey.dtype.name, n_classes=N_CLASSES, interior_voxels=2)
