@@ -257,6 +257,22 @@ def test_numbers_have_four_digits(value: Any, shown: str):
     assert page.number(value) == shown
 
 
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [
+        (0, "0 %"),
+        (1, "100 %"),
+        (1e-9, "< 0.01 %"),
+        (1 - 1e-9, "> 99.99 %"),
+        (0.0147, "1.47 %"),
+        (0.96649, "96.6 %"),
+        (0.9994, "99.94 %"),
+    ],
+)
+def test_only_nothing_is_zero_per_cent_and_only_all_is_a_hundred(part: float, shown: str):
+    assert page.percent(part) == shown
+
+
 def test_undefined_quantities_say_so():
     html = report_html(results={"quantities": [{"name": "S/V", "value": float("nan"), "unit": "1/mm"}]})
     assert "not defined" in html

@@ -10,10 +10,11 @@ A path is Python code like any other::
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-from tomoscale.errors import InputError
+from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.filters import cast, clip_and_scale
@@ -222,3 +223,42 @@ def _percentiles(
     second = None if refine is None else work.measure((refine,), {"grey": volume}, record / "second")
     low, high = percentiles(population, percents, first, second)[0]
     return float(low), float(high)
+
+
+def report(results: str | Path, target: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the numbers and pictures of `tomoscale measure` as one HTML file that opens offline.
+
+    Parameters
+    ----------
+    results : path
+        Folder that `tomoscale.studies.implant.measure` wrote.
+    target : path
+        Of the HTML file.
+    overwrite : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no results, or a volume it names is gone.
+    PlanError
+        If the target exists.
+    """
+    folder, target = Path(results), Path(target)
+    try:
+        content = json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no results ({error}): give the folder that `tomoscale measure` wrote") from error
+    if target.exists() and not overwrite:
+        raise PlanError(f"{target} exists: give another name, or --overwrite")
+    volumes = {name: open_volume(content["inputs"][name]["path"]) for name in ("grey", "labels", "truth") if name in content["inputs"]}
+    from tomoscale.report import write_report
+
+    return write_report(
+        target,
+        results=content,
+        grey=volumes.get("grey"),
+        labels=volumes.get("labels"),
+        truth=volumes.get("truth"),
+        runs=content["runs"],
+    )

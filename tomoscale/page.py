@@ -168,10 +168,12 @@ def integer(value: int) -> str:
 
 
 def percent(part: float) -> str:
-    """Part as per cent with a sensible number of digits."""
-    if 0 < part < 1e-4:
-        return "< 0.01 %"
-    return f"{100 * part:.2f} %" if part < 0.1 or 0.999 < part < 1 else f"{100 * part:.1f} %"
+    """Part as per cent with a sensible number of digits; only nothing is 0 % and only all is 100 %."""
+    if part in (0, 1):
+        return f"{100 * part:.0f} %"
+    if part < 1e-4 or part > 1 - 1e-4:
+        return "< 0.01 %" if part < 0.5 else "> 99.99 %"
+    return f"{100 * part:.2f} %" if part < 0.1 or part > 0.999 else f"{100 * part:.1f} %"
 
 
 def relative_error(error: Any) -> str:

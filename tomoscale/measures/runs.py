@@ -317,26 +317,41 @@ def _flat_end(rows: Any, x: Any, length: Any) -> Any:
     return x
 
 
+@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
+def _add_flat(places: Any, p: Any, x: Any, label: Any, number: Any) -> Any:
+    """Add `number` voxels of `label` and of what partner `p` holds at `x`; True if that is out of range."""
+    if _row(places[1], p) == 0:
+        return False
+    other = _id(_row(places[1], p) + x)
+    if other >= _field(places[0], p, IDS):
+        return not _allowed(places[0], p, other)
+    _add(places, p, label, other, number)
+    return False
+
+
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_flat(places: Any, x: Any, end: Any, beside: Any) -> Any:
     """Count the voxels `x` to `end`, all alike in every row; True if an id is out of range."""
     volumes, rows = places[0], places[1]
-    # Only the last voxel has another neighbour along x, if any.
-    faulty = _count_voxels(places, end - 1, end, beside)
     label = _id(_row(rows, LABELS) + x)
-    if label < _field(volumes, LABELS, IDS):
-        for p in range(5):
-            if _row(rows, p) != 0 and (p != BESIDE or beside > 0):
-                other = _id(_row(rows, p) + x)
-                if other < _field(volumes, p, IDS):
-                    _add(places, p, label, other, end - 1 - x)
+    if label >= _field(volumes, LABELS, IDS):
+        return not _allowed(volumes, LABELS, label)
+    faulty = _add_flat(places, TRUTH, x, label, end - x)
+    faulty |= _add_flat(places, ABOVE, x, label, end - x)
+    faulty |= _add_flat(places, BEHIND, x, label, end - x)
+    faulty |= _add_flat(places, ROI, x, label, end - x)
+    if beside > 0:
+        _add(places, BESIDE, label, label, end - 1 - x)
+    # Only the last voxel has another neighbour along x, if any.
+    if end <= beside:
+        faulty |= _add_flat(places, BESIDE, end, label, 1)
     return faulty
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _count_row(places: Any, length: Any, beside: Any) -> Any:
     """Count a row: stretches of one id at once, mixed runs by words; True if an id is out of range."""
-    n, truth = _field(places[0], LABELS, IDS), _field(places[0], TRUTH, IDS)
+    few = max(_field(places[0], LABELS, IDS), _field(places[0], TRUTH, IDS)) <= 4
     if length < RUN:
         return _count_voxels(places, 0, length, beside)
     x, faulty = 0, False
@@ -349,11 +364,9 @@ def _count_row(places: Any, length: Any, beside: Any) -> Any:
         # The last run ends with the row and overlaps the one before.
         start = min(x, length - RUN)
         fresh = _ALL << (x - start)
-        if _count_run_of_two(places, start, fresh, beside):
-            pass
-        elif max(n, truth) <= 4:
+        if few:
             faulty |= _count_run_of_four(places, start, fresh, beside)
-        else:
+        elif not _count_run_of_two(places, start, fresh, beside):
             faulty |= _count_voxels(places, x, start + RUN, beside)
         x = start + RUN
     return faulty

@@ -55,9 +55,7 @@ class ScaledUNet(nn.Module):
         If a number is out of range.
     """
 
-    def __init__(
-        self, depth: int, width: int, in_channels: int = 1, n_classes: int = 4, dimensions: int = 2
-    ) -> None:
+    def __init__(self, depth: int, width: int, in_channels: int = 1, n_classes: int = 4, dimensions: int = 2) -> None:
         super().__init__()
         _check("depth", depth, 1, MAX_DEPTH)
         _check("width", width, 1, MAX_WIDTH)

@@ -22,8 +22,8 @@ def workspace_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
 
     Notes
     -----
-    For a `ScaledUNet` in 2D this is ``16 * width`` bytes per voxel and a little: the skip and the upsampled values,
-    joined to twice the width and still there while the first convolution of the last decoder makes its result.
+    For a `ScaledUNet` in 2D this is about ``18 * width`` bytes per voxel: skip, upsampled and joined values and the first
+    convolution of the last decoder. Measured on the CPU (resident memory, width 16): 18.8 to 20.2.
     """
     live = _LiveBytes()
     with torch.inference_mode(), live:

@@ -129,3 +129,107 @@ def measures_of(volumes: dict[str, Volume], voxel_size: Spacing) -> tuple[Measur
 def grey_population(grey: Volume) -> Population:
     """Interior voxels of each class: partial-volume voxels would inflate the deviation."""
     return Population(grey.dtype.name, n_classes=N_CLASSES, interior_voxels=2)
+
+
+def quantities_of(
+    counts: dict[str, Counts], voxel_size: Spacing, healing_days: float | None, isotropic: bool
+) -> list[dict[str, Any]]:
+    """Every number the counts allow, beside that of the truth where there is one."""
+    quantities = overlap_quantities(counts["labels"]["confusion"]) if "truth" in counts else []
+    mine = numbers_of(counts, "labels", voxel_size, healing_days, isotropic)
+    true = numbers_of(counts, "truth", voxel_size, healing_days, isotropic) if "truth" in counts else {}
+    for name, (symbol, value, unit, definition) in mine.items():
+        reference = true[name][1] if name in true else None
+        quantities.append(quantity(name, symbol, value, unit, definition, reference))
+    if "grey" in counts:
+        quantities += grey_quantities(counts["grey"], counts["labels"])
+    return quantities
+
+
+def quantity(  # noqa: PLR0913 -- a row of the table
+    name: str, symbol: str, value: float, unit: str, definition: str, truth: float | None = None
+) -> dict[str, Any]:
+    """One row of the table; numbers that do not exist are null."""
+    error = None if truth is None else overlap.relative_error(value, truth)
+    row = {"name": name, "symbol": symbol, "value": value, "truth": truth, "relative_error": error}
+    finite = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+    return {**finite, "unit": unit, "definition": definition}
+
+
+def overlap_quantities(confusion: np.ndarray) -> list[dict[str, Any]]:
+    """IoU and Dice of each class, and the two means that the papers call mIoU."""
+    iou, dice = overlap.iou(confusion), overlap.dice(confusion)
+    rows = [quantity(f"IoU {c.name}", f"IoU_{c.value}", float(iou[c.value]), "", "TP / (TP + FP + FN)") for c in CLASSES]
+    rows += [quantity(f"Dice {c.name}", f"Dice_{c.value}", float(dice[c.value]), "", "2 TP / (2 TP + FP + FN)") for c in CLASSES]
+    for preset, text in (("s1_all4", "four classes, background included"), ("s2_foreground3", "three classes without background")):
+        rows.append(quantity(f"mean IoU, {text}", "mIoU", overlap.mean_iou(confusion, preset), "", f"mean over {text}"))
+    return rows
+
+
+def numbers_of(
+    counts: dict[str, Counts], name: str, voxel_size: Spacing, healing_days: float | None, isotropic: bool
+) -> dict[str, tuple[str, float, str, str]]:
+    """Numbers of one label volume: (symbol, value, unit, definition) by name."""
+    faces, touching = counts[name]["faces"], counts[f"{name} touching"]
+    confusion = counts[name]["confusion"]
+    n_voxels = confusion.sum(axis=0)
+    voxel_mm3 = float(np.prod(voxel_size)) * 1e-9
+    numbers = {
+        "bone-implant contact, faces": (
+            "BIC",
+            contact.bic_faces(faces, voxel_size, implant=IMPLANT, bone=BONE),
+            "",
+            "voxel faces between implant and bone over those between implant and bone or background; cut faces are none",
+        ),
+        "bone-implant contact, voxels": (
+            "BIC_v",
+            contact.bic_voxels(touching),
+            "",
+            "implant voxels with a bone neighbour over those with a bone or background neighbour",
+        ),
+    }
+    for c in CLASSES[1:]:
+        numbers[f"volume of {c.name}"] = (f"V_{c.value}", float(n_voxels[c.value]) * voxel_mm3, "mm³", "voxels times their volume")
+    if "roi" in counts[name]:
+        numbers["bone fraction around the reference"] = (
+            "BV/TV",
+            fraction.bone_fraction(counts[name]["roi"][1], bone=BONE, background=0),
+            "",
+            "bone over bone and background within the distance of the screw as implanted, its inside included",
+        )
+    if "reference" in counts and healing_days is not None:
+        numbers |= degradation(counts, int(n_voxels[METAL]), voxel_size, healing_days, isotropic)
+    return numbers
+
+
+def degradation(
+    counts: dict[str, Counts], n_metal: int, voxel_size: Spacing, healing_days: float, isotropic: bool
+) -> dict[str, tuple[str, float, str, str]]:
+    """Degradation rate by both definitions of the initial surface."""
+    cells = counts["reference"]["configurations"]
+    initial = object_volume(cells, voxel_size)
+    residual = n_metal * float(np.prod(voxel_size))
+    areas = {"dr": ("degradation rate", surface_area(cells, voxel_size), "Crofton surface in 13 directions")}
+    if isotropic:
+        area = contact.surface_area_of_voxels(counts["reference surface"], voxel_size)
+        areas["dr_surface_voxels"] = ("degradation rate, surface voxels", area, "surface voxels times their face")
+    return {
+        name: (
+            symbol,
+            contact.degradation_rate(initial, residual, area, healing_days),
+            "mm/year",
+            f"(initial minus residual metal volume) / (initial surface x time); surface: {text}",
+        )
+        for symbol, (name, area, text) in areas.items()
+    }
+
+
+def grey_quantities(counts: Counts, labelled: Counts) -> list[dict[str, Any]]:
+    """Signal and contrast to noise of the interiors of the classes."""
+    bits = {"uint8": 8, "uint16": 16}
+    found = moments(Population("uint16" if bits else "uint8", n_classes=N_CLASSES, interior_voxels=2), counts)
+    rows = [quantity(f"signal to noise, {c.name}", f"SNR_{c.value}", snr(found, c.value), "", "mean / deviation, 2 voxels inside") for c in CLASSES]
+    for one, other in ((BONE, LAYER), (METAL, LAYER), (BONE, 0)):
+        names = f"{CLASSES[one].name} and {CLASSES[other].name}"
+        rows.append(quantity(f"contrast to noise, {names}", "CNR", cnr(found, one, other), "", "difference of means / root of summed variances"))
+    return rows
