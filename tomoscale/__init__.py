@@ -1,3 +1,55 @@
 """tomoscale: label and measure tomograms that no machine can hold."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tomoscale.audit import status as status
+    from tomoscale.audit import verify as verify
+    from tomoscale.commands import clean as clean
+    from tomoscale.commands import convert as convert
+    from tomoscale.commands import normalise as normalise
+    from tomoscale.commands import segment as segment
+    from tomoscale.engine import run as run
+    from tomoscale.formats import open_volume as open_volume
+    from tomoscale.plan import plan_map as plan_map
+    from tomoscale.plan import plan_measure as plan_measure
+    from tomoscale.resources import Resources as Resources
+    from tomoscale.studies import implant as implant
+    from tomoscale.volume import Volume as Volume
+    from tomoscale.volume import create_volume as create_volume
+    from tomoscale.work import Work as Work
+    from tomoscale.work import working as working
+
+# Loaded when first asked for: `tomoscale --help` and `import tomoscale` pay for nothing they do not use.
+_HOMES = {
+    "Resources": "resources",
+    "Volume": "volume",
+    "Work": "work",
+    "clean": "commands",
+    "convert": "commands",
+    "create_volume": "volume",
+    "normalise": "commands",
+    "open_volume": "formats",
+    "plan_map": "plan",
+    "plan_measure": "plan",
+    "run": "engine",
+    "segment": "commands",
+    "status": "audit",
+    "verify": "audit",
+    "working": "work",
+}
+
+__all__ = ["__version__", "implant", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "implant":
+        return importlib.import_module("tomoscale.studies.implant")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"tomoscale.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'tomoscale' has no attribute {name!r}")

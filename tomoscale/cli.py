@@ -225,10 +225,10 @@ def _add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> Any:
-    from tomoscale import commands
+    from tomoscale.demo import demo
 
     return _with_work(
-        options, lambda work: commands.demo(options.folder, shape=options.size, seed=options.seed, work=work)
+        options, lambda work: demo(options.folder, shape=options.size, seed=options.seed, work=work)
     )
 
 
@@ -403,10 +403,10 @@ def _add_measure(commands: Any) -> None:
 
 
 def _measure(options: argparse.Namespace) -> Any:
-    from tomoscale import commands
+    from tomoscale.studies import implant
 
     def run(work: Work) -> Any:
-        results = commands.measure(
+        results = implant.measure(
             options.labels,
             options.results,
             truth=options.truth,
@@ -416,7 +416,7 @@ def _measure(options: argparse.Namespace) -> Any:
             roi_distance_um=options.roi_distance,
             work=work,
         )
-        return results if options.json or results is None else commands.table(results)
+        return results if options.json or results is None else implant.table(results)
 
     return _with_work(options, run)
 

@@ -248,10 +248,16 @@ def report(results: str | Path, target: str | Path, *, overwrite: bool = False) 
     try:
         content = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no results ({error}): give the folder that `tomoscale measure` wrote") from error
+        raise InputError(
+            f"{folder} holds no results ({error}): give the folder that `tomoscale measure` wrote"
+        ) from error
     if target.exists() and not overwrite:
         raise PlanError(f"{target} exists: give another name, or --overwrite")
-    volumes = {name: open_volume(content["inputs"][name]["path"]) for name in ("grey", "labels", "truth") if name in content["inputs"]}
+    volumes = {
+        name: open_volume(content["inputs"][name]["path"])
+        for name in ("grey", "labels", "truth")
+        if name in content["inputs"]
+    }
     from tomoscale.report import write_report
 
     return write_report(

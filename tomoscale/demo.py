@@ -23,7 +23,9 @@ ROI_DISTANCE_UM = 250.0
 """The phantom is a screw of some 400 µm: 1 mm around it would be the whole field of view."""
 
 
-def demo(folder: str | Path, *, shape: Shape = (320, 320, 320), seed: int = 1, work: Work | None = None) -> dict[str, Any] | None:
+def demo(
+    folder: str | Path, *, shape: Shape = (320, 320, 320), seed: int = 1, work: Work | None = None
+) -> dict[str, Any] | None:
     """Write a phantom as TIFF slices, then convert, normalise, segment, clean, measure and report it.
 
     Parameters
@@ -45,10 +47,8 @@ def demo(folder: str | Path, *, shape: Shape = (320, 320, 320), seed: int = 1, w
     slices = folder / "slices"
     if not work.plan_only:
         write_slices(phantom, slices)
-    known = {
-        name: convert(Volume(array, phantom.voxel_size_um), folder / f"{name}.zarr", kind=array.kind, work=work)
-        for name, array in (("truth", phantom.truth), ("reference", phantom.screw))
-    }
+    truth = convert(Volume(phantom.truth, phantom.voxel_size_um), folder / "truth.zarr", kind="labels", work=work)
+    screw = convert(Volume(phantom.screw, phantom.voxel_size_um), folder / "reference.zarr", kind="mask", work=work)
     source = Volume(phantom.scan, phantom.voxel_size_um) if work.plan_only else slices
     scan = convert(source, folder / "scan.zarr", voxel_size_um=phantom.voxel_size_um, work=work)
     normal = normalise(scan, folder / "normal.zarr", work=work)
@@ -57,7 +57,8 @@ def demo(folder: str | Path, *, shape: Shape = (320, 320, 320), seed: int = 1, w
     results = implant.measure(
         cleaned,
         folder / "results",
-        **known,
+        truth=truth,
+        reference=screw,
         grey=scan,
         healing_days=HEALING_DAYS,
         roi_distance_um=ROI_DISTANCE_UM,
@@ -82,12 +83,16 @@ def write_slices(phantom: Phantom, slices: Path) -> None:
     if done.exists() and done.read_text().strip() == wanted:
         return
     if done.exists() or (slices.exists() and not slices.with_suffix(".partial").exists()):
-        raise PlanError(f"{slices} holds other slices than those of this phantom: give another folder, or remove this one")
+        raise PlanError(
+            f"{slices} holds other slices than those of this phantom: give another folder, or remove this one"
+        )
     slices.parent.mkdir(parents=True, exist_ok=True)
     slices.with_suffix(".partial").touch()
     for old in slices.glob("scan_*.tif"):
         old.unlink()
-    print(f"writing a phantom of {' x '.join(map(str, phantom.shape))} voxels as TIFF slices", file=sys.stderr, flush=True)
+    print(
+        f"writing a phantom of {' x '.join(map(str, phantom.shape))} voxels as TIFF slices", file=sys.stderr, flush=True
+    )
     phantom.write_slices(slices, threads=2)
     replace_text(done, wanted)
     slices.with_suffix(".partial").unlink()

@@ -19,10 +19,10 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from tomoscale.arrays import Array, namespace_for, on_host
 from tomoscale.errors import InputError
@@ -116,7 +116,7 @@ def inference(  # noqa: PLR0913 -- each is one decision that the result or the m
         stride=tiles.tile,
         located=True,
         # OpenVINO holds the weights twice: as read and as it packs them.
-        fixed_bytes=at_once * window + 2 * workspace_bytes_of_weights(bundle),
+        fixed_bytes=at_once * window + 2 * bundle.weights_bytes,
         own_threads=True,
     )
 
@@ -136,11 +136,6 @@ def agreement(first: Kernel, second: Kernel, sample: Array) -> float:
     grid = Grid(sample.shape, sample.shape)
     one, other = (kernel.apply(sample, kernel.block(grid, 0, sample.shape)) for kernel in (first, second))
     return float((one == other).mean())
-
-
-def workspace_bytes_of_weights(bundle: Bundle) -> int:
-    """Bytes of a network's weights."""
-    return sum(t.numel() * t.itemsize for t in bundle.skeleton().state_dict().values())
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ class _Tiles:
         A write may start at the last voxel of a tile: only whole tiles more are sure to reach that tile's margin.
         """
         before, after = (
-            three(-(-m // t) * t for m, t in zip(margin, self.tile, strict=True))
+            three((-(-m // t) - 1) * t if t < c else 0 for m, t, c in zip(margin, self.tile, self.canvas, strict=True))
             for margin in (self.before, self.after)
         )
         return before, after
@@ -239,8 +234,8 @@ class _Inference:
         xp = namespace_for(values)
         window = self.tiles.window(tile)
         padded = self._input(window, values, block)
-        logits = forward(torch.from_dlpack(padded.reshape(_batch_shape(self.bundle, padded.shape))))
-        wanted = three_slices(
+        logits = forward(from_dlpack(padded.reshape(_batch_shape(self.bundle, padded.shape))))
+        wanted = _region(
             slice(max(w.start, t.start), min(w.stop, t.stop)) for w, t in zip(block.write, tile, strict=True)
         )
         inside = shift(wanted, tuple(-w.start for w in window))
@@ -258,7 +253,7 @@ class _Inference:
     def _input(self, window: Region, values: Array, block: Block) -> Array:
         """Values of a window, scaled, with zeros beyond the volume's end: float32."""
         xp = namespace_for(values)
-        real = three_slices(slice(w.start, min(w.stop, n)) for w, n in zip(window, self.tiles.shape, strict=True))
+        real = _region(slice(w.start, min(w.stop, n)) for w, n in zip(window, self.tiles.shape, strict=True))
         part = values[shift(real, tuple(-r.start for r in block.read))]
         assert part.shape == region_shape(real), "the block's read region must hold the windows of its tiles"
         padded = xp.zeros(region_shape(window), np.float32)
@@ -326,7 +321,7 @@ def _first_largest(by_class: torch.Tensor) -> torch.Tensor:
     return labels
 
 
-def three_slices(slices: Iterator[slice]) -> Region:
+def _region(slices: Iterator[slice]) -> Region:
     """Region of exactly three slices."""
     z, y, x = slices
     return z, y, x

@@ -144,6 +144,32 @@ def label_counts(n_classes: int, n_regions: int | None = None, *, ignore: int | 
     )
 
 
+def masked(volume: Ids, valid: Array, origin: Shape = (0, 0, 0)) -> Ids:
+    """Copy of a volume in which what is not valid, or is ignored, has the further id ``volume.n_ids``.
+
+    Parameters
+    ----------
+    volume : Ids
+    valid : (Z, Y, X) bool or integer array
+        0 where there is no data.
+    origin : (z, y, x)
+        Place of the padded block in the whole volume, for messages.
+
+    Raises
+    ------
+    InputError
+        If an id is out of range where the volume is valid, with its place; or if the shapes differ.
+    """
+    _check(Ids("valid", valid, 2), volume)
+    xp = namespace_for(volume.values)
+    present = valid != 0
+    if bool((_wrong(volume, volume.values) & present).any()):
+        _refuse([Ids(volume.name, xp.where(present, volume.values, 0), volume.n_ids, volume.ignore)], origin)
+    present &= volume.values != _stored(volume)
+    small = xp.uint8 if volume.n_ids < 256 else xp.uint16
+    return Ids(volume.name, xp.where(present, volume.values.astype(small), small(volume.n_ids)), volume.n_ids + 1)
+
+
 def check_number_of_ids(name: str, number: int) -> None:
     """Raise ValueError unless `number` ids fit a table and 16 bits."""
     if not 1 <= number <= 4096:
@@ -158,7 +184,7 @@ def origin_of(block: Block) -> Shape:
     return z.start, y.start, x.start
 
 
-def _label_counts(
+def _label_counts(  # noqa: PLR0913 -- the parameters of the measure
     truth: Array,
     labels: Array,
     roi: Array | None = None,
@@ -300,7 +326,9 @@ def _count_by_codes(partners: list[Ids | None], core: Region, upper: Shape) -> t
             stop = min(part[axis].stop, core[axis].start + upper[axis])
             lower = _along(part, axis, part[axis].start, stop)
             if stop > part[axis].start:
-                faulty |= _add_codes(counts[2 + axis], labels, lower, labels, _along(lower, axis, lower[axis].start + 1, stop + 1))
+                faulty |= _add_codes(
+                    counts[2 + axis], labels, lower, labels, _along(lower, axis, lower[axis].start + 1, stop + 1)
+                )
     return counts, faulty
 
 

@@ -396,7 +396,7 @@ def count_rows(counts: Any, volumes: Any, shape: Any, upper: Any) -> Any:
     rows = np.zeros(5, np.int64)
     width = counts.shape[2] * _ITEM
     tables = (counts.ctypes.data, counts.shape[1] * width, width)
-    places = (volumes.ctypes.data, rows.ctypes.data, lower.ctypes.data) + tables
+    places = (volumes.ctypes.data, rows.ctypes.data, lower.ctypes.data, tables[0], tables[1], tables[2])
     faulty = False
     for z in range(shape[0]):
         for y in range(shape[1]):

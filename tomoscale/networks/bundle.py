@@ -128,6 +128,11 @@ class Bundle:
         """2 for a network on slices (y, x), 3 for one on volumes (z, y, x)."""
         return len(self.reach.stride)
 
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights in memory."""
+        return _bytes(self.skeleton().state_dict())
+
     def skeleton(self) -> nn.Module:
         """Return the network without weights, on the "meta" device, in eval mode."""
         return _skeleton(self.architecture, self.arguments)
@@ -252,8 +257,8 @@ def _bundle_of(path: Path, document: dict[str, Any], card_sha256: str) -> Bundle
     network = _skeleton(architecture, arguments)
     if network.arguments["n_classes"] != len(card.classes):
         raise ValueError(f"{len(card.classes)} classes but {network.arguments['n_classes']} outputs")
-    stride, before, after = (tuple(int(v) for v in extents[key]) for key in ("stride", "before", "after"))
-    reach = Reach(stride, before, after, bool(extents["local"]))
+    numbers = {key: tuple(int(v) for v in values) for key, values in extents.items() if key != "local"}
+    reach = Reach(**numbers, local=bool(extents["local"]))
     if len(reach.stride) != network.arguments["dimensions"]:
         raise ValueError(f"reach for {len(reach.stride)} axes but {network.arguments['dimensions']} dimensions")
     digest = str(document["weights_sha256"])
@@ -273,7 +278,7 @@ def _read_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise InputError(f"{bundle.path} holds no {WEIGHTS}: get the bundle again")
     expected = bundle.skeleton().state_dict()
-    wanted = sum(t.numel() * t.itemsize for t in expected.values())
+    wanted = _bytes(expected)
     # Before the file is parsed: a header alone can be 100 MB of names.
     if not wanted <= file.stat().st_size <= min(wanted + MAX_HEADER_BYTES, MAX_WEIGHTS_BYTES):
         raise InputError(
@@ -332,6 +337,10 @@ def _reopen(path: str, card_sha256: str) -> Bundle:
     if bundle.card_sha256 != card_sha256:
         raise InputError(f"{path} has changed since this run was planned: plan again")
     return bundle
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(t.numel() * t.itemsize for t in tensors.values())
 
 
 def _sha256(file: Path) -> str:

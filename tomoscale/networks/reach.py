@@ -31,30 +31,30 @@ class Reach:
         The network does the same at all places that are this far apart; sizes must be multiples of it.
     before, after : tuple of int
         Voxels needed before and after an output voxel, at most.
+    margin_before, margin_after : tuple of int
+        Voxels, a multiple of the stride, that a window needs before and after a tile that starts and ends at multiples
+        of it. Up to a stride less than `before` rounded up: the voxels that look furthest back are not a tile's first.
     local : bool
         False where a result depends on the window as a whole (instance norm, attention, aligned corners) or on more
-        than was probed. `before` and `after` are then no more than the context a window is given.
+        than was probed. The margins are then no more than the context a window is given.
     """
 
     stride: tuple[int, ...]
     before: tuple[int, ...]
     after: tuple[int, ...]
+    margin_before: tuple[int, ...]
+    margin_after: tuple[int, ...]
     local: bool = True
 
     def __post_init__(self) -> None:
-        lengths = {len(self.stride), len(self.before), len(self.after)}
-        if lengths not in ({2}, {3}) or min(self.stride) < 1 or min(self.before + self.after) < 0:
-            raise ValueError(f"a reach is two or three strides >= 1 with as many extents >= 0 on each side, got {self}")
-
-    @property
-    def margin_before(self) -> tuple[int, ...]:
-        """`before`, rounded up to the stride: what a window needs before its tile."""
-        return tuple(-(-b // s) * s for b, s in zip(self.before, self.stride, strict=True))
-
-    @property
-    def margin_after(self) -> tuple[int, ...]:
-        """`after`, rounded up to the stride."""
-        return tuple(-(-a // s) * s for a, s in zip(self.after, self.stride, strict=True))
+        extents = (self.before, self.after, self.margin_before, self.margin_after)
+        if len(self.stride) not in (2, 3) or {len(e) for e in extents} != {len(self.stride)}:
+            raise ValueError(f"a reach has two or three strides, and as many extents and margins, got {self}")
+        if min(self.stride) < 1 or min(map(min, extents)) < 0:
+            raise ValueError(f"a reach has strides >= 1 and extents >= 0, got {self}")
+        margins = zip(self.margin_before, self.margin_after, self.stride, strict=True)
+        if any(b % s or a % s for b, a, s in margins):
+            raise ValueError(f"margins are multiples of the stride, got {self}")
 
 
 def probe(
@@ -100,10 +100,10 @@ def probe(
             strip = _Strip(network, in_channels, dimensions, axis, unit)
             span = strip.lengthen(max_reach)
             if not span or not strip.shifts_with_input(span):
-                return Reach(*((unit,) * dimensions,) * 3, local=False)
+                return Reach(*((unit,) * dimensions,) * 5, local=False)
             found.append(strip.extents())
-    stride, before, after = zip(*found, strict=True)
-    return Reach(stride, before, after)
+    stride, before, after, margin_before, margin_after = zip(*found, strict=True)
+    return Reach(stride, before, after, margin_before, margin_after)
 
 
 class _Strip:
@@ -161,15 +161,17 @@ class _Strip:
         difference = (part.narrow(self.axis, reach, count) - expected).abs().max()
         return bool(difference <= 1e-9 * expected.abs().max())
 
-    def extents(self) -> tuple[int, int, int]:
-        """Stride, voxels before, voxels after."""
+    def extents(self) -> tuple[int, int, int, int, int]:
+        """Stride, voxels before and after, margins before and after."""
         positions = range(self.first, self.first + self.unit + 1)
         self._fill(positions[0], positions[-1])
         starts = [p - self.spans[p][0] for p in positions]
         stops = [self.spans[p][1] - p - self.unit for p in positions]
         divisors = (s for s in range(1, self.unit + 1) if self.unit % s == 0)
         stride = next(s for s in divisors if starts[s:] == starts[:-s] and stops[s:] == stops[:-s])
-        return stride, max(stops), max(starts)
+        # `first` is a multiple of the stride: inputs up to it change outputs up to `stops[0]` after it.
+        margin_before, margin_after = (-(-extent // stride) * stride for extent in (stops[0], starts[0]))
+        return stride, max(stops), max(starts), margin_before, margin_after
 
     def _fill(self, low: int, high: int) -> None:
         """Find the spans between two positions: both ends only move forward, so equal spans enclose equal ones."""

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import queue
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -122,7 +123,10 @@ class _OpenVino:
         openvino: Any = importlib.import_module("openvino")
         size = [2 * s for s in bundle.reach.stride]
         example = torch.zeros(1, bundle.arguments["in_channels"], *size)
-        model = openvino.convert_model(bundle.network(), example_input=example)
+        with warnings.catch_warnings():
+            # It traces by torch.jit, which torch has deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = openvino.convert_model(bundle.network(), example_input=example)
         threads = torch.get_num_threads()
         options = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],

@@ -106,7 +106,7 @@ def extent(depth: int) -> int:
     >>> [extent(depth) for depth in (3, 4, 5, 6)]
     [51, 107, 219, 443]
     """
-    return 7 * 2**depth - 5
+    return 7 * (1 << depth) - 5
 
 
 def _block(in_channels: int, out_channels: int, dimensions: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,16 +21,21 @@ from tomoscale.geometry import Spacing
 from tomoscale.kernels.distance import within_distance
 from tomoscale.ledger import replace_text
 from tomoscale.measures import contact, fraction, overlap
-from tomoscale.measures.intensity import Population, cnr, label_moments, moments, snr
+from tomoscale.measures.intensity import Moments, Population, cnr, label_moments, moments, snr
 from tomoscale.measures.pairs import label_counts
 from tomoscale.measures.topology import configurations, object_volume, surface_area
-from tomoscale.plan import check_agreement
+from tomoscale.refusals import check_agreement
 from tomoscale.step import Counts, Measure
 from tomoscale.volume import Volume
 from tomoscale.work import Work
 
 METAL, LAYER, BONE = 1, 2, 3
 IMPLANT = (METAL, LAYER)
+MEANS: dict[Literal["s1_all4", "s2_foreground3"], str] = {
+    "s1_all4": "four classes, background included",
+    "s2_foreground3": "three classes without background",
+}
+SIDES = ("z low", "z high", "y low", "y high", "x low", "x high")
 N_CLASSES = 4
 
 
@@ -91,14 +96,22 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
         return None
     isotropic = len(set(voxel_size)) == 1
     quantities = quantities_of(counts, voxel_size, healing_days, isotropic)
+    if "grey" in counts:
+        quantities += grey_quantities(moments(grey_population(volumes["grey"]), counts["grey"]))
     content = {
         "program": f"tomoscale {tomoscale.__version__}",
         "inputs": {name: described(v) for name, v in volumes.items()},
-        "classes": [{"id": c.value, "name": c.name, "color": "#{:02x}{:02x}{:02x}".format(*c.rgba[:3])} for c in CLASSES],
-        "parameters": {"healing_days": healing_days, "roi_distance_um": roi_distance_um, "voxel_size_um": list(voxel_size)},
+        "classes": [
+            {"id": c.value, "name": c.name, "color": "#{:02x}{:02x}{:02x}".format(*c.rgba[:3])} for c in CLASSES
+        ],
+        "parameters": {
+            "healing_days": healing_days,
+            "roi_distance_um": roi_distance_um,
+            "voxel_size_um": list(voxel_size),
+        },
         "quantities": quantities,
         **({"confusion": {"counts": counts["labels"]["confusion"].tolist()}} if "truth" in volumes else {}),
-        "caveats": caveats_of(counts, volumes, isotropic),
+        "caveats": caveats_of(counts, isotropic),
         "runs": work.runs,
     }
     replace_text(folder / "results.json", json.dumps(content, indent=1))
@@ -121,6 +134,8 @@ def measures_of(volumes: dict[str, Volume], voxel_size: Spacing) -> tuple[Measur
     if "reference" in volumes:
         wanted.append(replace(configurations(), name="reference", inputs=("reference",)))
         wanted.append(replace(contact.surface_voxels(), name="reference surface", inputs=("reference",)))
+        wanted.append(replace(fraction.cut_by_edge(), name="reference cut", inputs=("reference",)))
+        wanted.append(replace(fraction.cut_by_edge(), name="roi cut"))
     if "grey" in volumes and volumes["grey"].dtype.kind in "iu":
         wanted.append(replace(label_moments(grey_population(volumes["grey"])), name="grey"))
     return tuple(wanted)
@@ -141,12 +156,10 @@ def quantities_of(
     for name, (symbol, value, unit, definition) in mine.items():
         reference = true[name][1] if name in true else None
         quantities.append(quantity(name, symbol, value, unit, definition, reference))
-    if "grey" in counts:
-        quantities += grey_quantities(counts["grey"], counts["labels"])
     return quantities
 
 
-def quantity(  # noqa: PLR0913 -- a row of the table
+def quantity(
     name: str, symbol: str, value: float, unit: str, definition: str, truth: float | None = None
 ) -> dict[str, Any]:
     """One row of the table; numbers that do not exist are null."""
@@ -159,9 +172,14 @@ def quantity(  # noqa: PLR0913 -- a row of the table
 def overlap_quantities(confusion: np.ndarray) -> list[dict[str, Any]]:
     """IoU and Dice of each class, and the two means that the papers call mIoU."""
     iou, dice = overlap.iou(confusion), overlap.dice(confusion)
-    rows = [quantity(f"IoU {c.name}", f"IoU_{c.value}", float(iou[c.value]), "", "TP / (TP + FP + FN)") for c in CLASSES]
-    rows += [quantity(f"Dice {c.name}", f"Dice_{c.value}", float(dice[c.value]), "", "2 TP / (2 TP + FP + FN)") for c in CLASSES]
-    for preset, text in (("s1_all4", "four classes, background included"), ("s2_foreground3", "three classes without background")):
+    rows = [
+        quantity(f"IoU {c.name}", f"IoU_{c.value}", float(iou[c.value]), "", "TP / (TP + FP + FN)") for c in CLASSES
+    ]
+    rows += [
+        quantity(f"Dice {c.name}", f"Dice_{c.value}", float(dice[c.value]), "", "2 TP / (2 TP + FP + FN)")
+        for c in CLASSES
+    ]
+    for preset, text in MEANS.items():
         rows.append(quantity(f"mean IoU, {text}", "mIoU", overlap.mean_iou(confusion, preset), "", f"mean over {text}"))
     return rows
 
@@ -189,7 +207,12 @@ def numbers_of(
         ),
     }
     for c in CLASSES[1:]:
-        numbers[f"volume of {c.name}"] = (f"V_{c.value}", float(n_voxels[c.value]) * voxel_mm3, "mm³", "voxels times their volume")
+        numbers[f"volume of {c.name}"] = (
+            f"V_{c.value}",
+            float(n_voxels[c.value]) * voxel_mm3,
+            "mm³",
+            "voxels times their volume",
+        )
     if "roi" in counts[name]:
         numbers["bone fraction around the reference"] = (
             "BV/TV",
@@ -224,12 +247,70 @@ def degradation(
     }
 
 
-def grey_quantities(counts: Counts, labelled: Counts) -> list[dict[str, Any]]:
+def grey_quantities(found: Moments) -> list[dict[str, Any]]:
     """Signal and contrast to noise of the interiors of the classes."""
-    bits = {"uint8": 8, "uint16": 16}
-    found = moments(Population("uint16" if bits else "uint8", n_classes=N_CLASSES, interior_voxels=2), counts)
-    rows = [quantity(f"signal to noise, {c.name}", f"SNR_{c.value}", snr(found, c.value), "", "mean / deviation, 2 voxels inside") for c in CLASSES]
+    rows = [
+        quantity(
+            f"signal to noise, {c.name}",
+            f"SNR_{c.value}",
+            snr(found, c.value),
+            "",
+            "mean over deviation, 2 voxels inside",
+        )
+        for c in CLASSES
+    ]
     for one, other in ((BONE, LAYER), (METAL, LAYER), (BONE, 0)):
         names = f"{CLASSES[one].name} and {CLASSES[other].name}"
-        rows.append(quantity(f"contrast to noise, {names}", "CNR", cnr(found, one, other), "", "difference of means / root of summed variances"))
+        definition = "difference of means over the root of the summed variances"
+        rows.append(quantity(f"contrast to noise, {names}", "CNR", cnr(found, one, other), "", definition))
     return rows
+
+
+def described(volume: Volume) -> dict[str, Any]:
+    """What a report says of a volume."""
+    return {
+        "name": Path(volume.name).name,
+        "path": volume.name,
+        "shape": list(volume.shape),
+        "dtype": volume.dtype.name,
+        "voxel_size_um": None if volume.voxel_size_um is None else list(volume.voxel_size_um),
+    }
+
+
+def caveats_of(counts: dict[str, Counts], isotropic: bool) -> list[str]:
+    """What a reader of the numbers must know."""
+    caveats = ["Faces on the edge of the volume are not counted as surface: there the implant is cut, not exposed."]
+    if "reference cut" in counts:
+        cut = counts["reference cut"]["cut"]
+        sides = [f"{side} ({n} voxels)" for side, n in zip(SIDES, cut.tolist(), strict=True) if n]
+        if sides:
+            caveats.append(
+                f"The reference screw is cut by the field of view at {', '.join(sides)}: its surface there is not counted."
+            )
+        cut = counts["roi cut"]["cut"]
+        sides = [side for side, n in zip(SIDES, cut.tolist(), strict=True) if n]
+        if sides:
+            caveats.append(
+                f"The region around the reference is cut by the field of view at {', '.join(sides)}: bone beyond is unknown."
+            )
+    if not isotropic:
+        caveats.append("Voxels are not cubes: the degradation rate by surface voxels is not defined and left out.")
+    caveats.append(
+        "One voxel of background between implant and bone ends contact there: compare only scans of one voxel size."
+    )
+    return caveats
+
+
+def table(results: dict[str, Any]) -> dict[str, str]:
+    """Numbers in words, by name: value with unit, and truth and relative error where there is one."""
+    lines = {}
+    for q in results["quantities"]:
+        unit = f" {q['unit']}" if q["unit"] else ""
+        known = "" if q["truth"] is None else f"   truth {_number(q['truth'])}{unit}"
+        error = "" if q["relative_error"] is None else f" ({q['relative_error']:+.1%})"
+        lines[q["name"]] = f"{_number(q['value'])}{unit}{known}{error}"
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4g}"

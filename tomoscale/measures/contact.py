@@ -1,0 +1,374 @@
+"""Where classes touch: faces, contact areas, bone-to-implant contact, surface voxels and the degradation rate.
+
+A face lies between two voxels that are neighbours along an axis. What has no neighbour, at the border of the volume or
+of its valid part, is a cut and no surface.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from tomoscale.arrays import namespace_for, ndimage_for
+from tomoscale.geometry import Halo
+from tomoscale.measures.pairs import Ids, check_number_of_ids, fused_label_counts, masked, origin_of
+from tomoscale.step import Counts, Measure
+
+if TYPE_CHECKING:
+    from tomoscale.arrays import Array
+    from tomoscale.geometry import Block, Region, Shape, Spacing
+
+EdgeFaces = Literal["exclude", "background"]
+
+DAYS_PER_YEAR = 365.25
+UM_PER_MM = 1000.0
+_DAYS = {"day": 1.0, "week": 7.0, "year": DAYS_PER_YEAR}
+
+
+def faces(n_classes: int, *, edge_faces: EdgeFaces = "exclude", valid: bool = False) -> Measure:
+    """Measure of the voxel faces across z, y, x by (lower, upper) class.
+
+    A face belongs to the block that holds its lower voxel, so a block reads one voxel past its end and none before
+    its start.
+
+    Parameters
+    ----------
+    n_classes : int
+        Classes 0 to ``n_classes - 1``.
+    edge_faces : {"exclude", "background"}
+        Faces on the border of the volume, and to voxels that are not valid, are left out or are faces to class 0.
+    valid : bool
+        A second input says where there is data.
+
+    Returns
+    -------
+    Measure
+        Inputs ``("labels",)`` and ``"valid"``; counts ``"faces"``, (3, n_classes, n_classes) int64.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not usable.
+    InputError
+        When it runs: if the volume holds another id, with its place.
+    """
+    check_number_of_ids("n_classes", n_classes)
+    if edge_faces not in ("exclude", "background"):
+        raise ValueError(f'edge_faces must be "exclude" or "background", got {edge_faces!r}')
+    return Measure(
+        "faces",
+        partial(_faces, n_classes=n_classes, edge_faces=edge_faces),
+        ("labels", "valid") if valid else ("labels",),
+        Halo(after=(1, 1, 1)),
+        bytes_per_voxel=12.0 if valid else 2.0,
+        counts_bytes=24 * n_classes**2,
+        parameters={"n_classes": n_classes, "edge_faces": edge_faces, "valid": valid},
+    )
+
+
+def touching_voxels(
+    implant: tuple[int, ...] = (1, 2), bone: int = 3, background: int = 0, *, gap_voxels: int = 0, valid: bool = False
+) -> Measure:
+    """Measure of the implant's voxels, and of their faces, that touch bone or background.
+
+    Parameters
+    ----------
+    implant : tuple of int
+        Classes of the implant: residual metal and degradation layer.
+    bone, background : int
+    gap_voxels : int
+        Background up to this far from bone (Euclidean, between voxel centres) counts as bone: a film of one voxel of
+        background, as partial volume leaves it, otherwise parts bone and implant. 0 is the published definition.
+    valid : bool
+        A second input says where there is data.
+
+    Returns
+    -------
+    Measure
+        Inputs ``("labels",)`` and ``"valid"``; counts ``"touching_voxels"``, (2,): voxels that have bone, and bone or
+        background, among their six neighbours; ``"touching_faces"``, (3, 2): faces across z, y, x to bone and to
+        background; int64. One voxel around the core for the neighbours, and the gap.
+
+    Raises
+    ------
+    ValueError
+        If a class is named twice or the gap is negative.
+    """
+    classes = (*implant, bone, background)
+    if len(set(classes)) != len(classes) or not implant:
+        raise ValueError(f"implant {implant}, bone {bone} and background {background} must be different classes")
+    if gap_voxels < 0:
+        raise ValueError(f"gap_voxels must be 0 or more, got {gap_voxels}: it is a distance")
+    parameters = {"implant": tuple(implant), "bone": bone, "background": background, "gap_voxels": gap_voxels}
+    return Measure(
+        "touching_voxels",
+        partial(_touching_voxels, **parameters),
+        ("labels", "valid") if valid else ("labels",),
+        Halo.uniform(1 + gap_voxels),
+        bytes_per_voxel=8.0,
+        counts_bytes=64,
+        parameters={**parameters, "implant": list(implant), "valid": valid},
+    )
+
+
+def surface_voxels(classes: tuple[int, ...] | None = None, *, valid: bool = False) -> Measure:
+    """Measure of the voxels of an object that have a voxel outside it among their six neighbours.
+
+    Parameters
+    ----------
+    classes : tuple of int, optional
+        Classes of the object; without them it is all that is not 0, as in a mask.
+    valid : bool
+        A second input says where there is data.
+
+    Returns
+    -------
+    Measure
+        Inputs ``("labels",)`` and ``"valid"``; counts ``"surface_voxels"``, (1,) int64. One voxel around the core.
+    """
+    if classes is not None and not classes:
+        raise ValueError("classes is empty: an object without classes has no surface")
+    return Measure(
+        "surface_voxels",
+        partial(_surface_voxels, classes=classes),
+        ("labels", "valid") if valid else ("labels",),
+        Halo.uniform(1),
+        bytes_per_voxel=8.0,
+        counts_bytes=8,
+        parameters={"classes": None if classes is None else list(classes), "valid": valid},
+    )
+
+
+def contact_area(face_counts: np.ndarray, voxel_size_um: Spacing) -> np.ndarray:
+    """Contact area between classes in square micrometres: (n_classes, n_classes), symmetric, 0 on the diagonal.
+
+    Parameters
+    ----------
+    face_counts : (3, n_classes, n_classes) integer array
+        Counts of `faces`.
+    voxel_size_um : (z, y, x)
+    """
+    both_ways = face_counts + face_counts.transpose(0, 2, 1)
+    area = np.tensordot(_face_areas_um2(voxel_size_um), both_ways, axes=1)
+    np.fill_diagonal(area, 0.0)
+    return area
+
+
+def bic_faces(
+    face_counts: np.ndarray,
+    voxel_size_um: Spacing,
+    *,
+    implant: tuple[int, ...] = (1, 2),
+    bone: int = 3,
+    background: int = 0,
+) -> float:
+    """Bone-to-implant contact by area: implant faces to bone over those to bone or background; NaN without surface.
+
+    Notes
+    -----
+    Lopes Marinho et al. 2024, eq. 5. Faces within the implant, between its classes, are never counted.
+    """
+    area = contact_area(face_counts, voxel_size_um)[list(implant)].sum(axis=0)
+    return _over(float(area[bone]), float(area[bone] + area[background]))
+
+
+def bic_touching_faces(counts: Counts, voxel_size_um: Spacing) -> float:
+    """As `bic_faces`, from the counts of `touching_voxels`, and so with its gap tolerance."""
+    bone, background = _face_areas_um2(voxel_size_um) @ counts["touching_faces"]
+    return _over(float(bone), float(bone + background))
+
+
+def bic_voxels(counts: Counts) -> float:
+    """Bone-to-implant contact by voxels: implant voxels touching bone over surface voxels; NaN without surface.
+
+    Notes
+    -----
+    Baltruschat et al. 2021, eq. 2. A voxel that touches bone and background is in both numbers.
+    """
+    bone, surface = (int(n) for n in counts["touching_voxels"])
+    return _over(bone, surface)
+
+
+def surface_area_of_voxels(counts: Counts, voxel_size_um: Spacing) -> float:
+    """Surface voxels times the face of a voxel, in square micrometres: the initial area of Lopes Marinho et al. 2024.
+
+    It is 0.83 of the true area of a sphere, and 1 of a wall along an axis.
+
+    Raises
+    ------
+    ValueError
+        If the voxels are no cubes: it is then unclear which face a surface voxel stands for.
+    """
+    if not all(math.isclose(h, voxel_size_um[0], rel_tol=1e-6) for h in voxel_size_um):
+        raise ValueError(
+            f"voxel_size_um {voxel_size_um} is not the same along z, y, x, so a surface voxel stands for no certain "
+            "area: resample to cubes, or use an area that is defined for all voxels (Crofton)"
+        )
+    return int(counts["surface_voxels"].sum()) * float(voxel_size_um[0]) ** 2
+
+
+def healing_days(time: str | float) -> float:
+    """Healing time in days, from days or from text with a unit; a year has 365.25 days.
+
+    Examples
+    --------
+    >>> healing_days("6 weeks")
+    42.0
+    """
+    days = float(time) if not isinstance(time, str) else _days_of(time)
+    if not 0 < days < math.inf:
+        raise ValueError(f"healing time must be above 0, got {time!r}: a rate is a loss over time")
+    return days
+
+
+def degradation_rate(
+    initial_volume_um3: float, residual_volume_um3: float, surface_area_um2: float, healing_time: str | float
+) -> float:
+    """Mean loss of thickness per year, (initial - residual) / (area * time), in millimetres per year.
+
+    The residual volume is that of the metal alone, without its degradation layer, in the same section as the initial.
+    The result is negative if there is more metal than there was: an error of the segmentation that must be seen.
+
+    Parameters
+    ----------
+    initial_volume_um3, residual_volume_um3 : float
+    surface_area_um2 : float
+        Of the reference. With that of `surface_area_of_voxels` the rate is the published one, about 1.2 times the rate
+        with a true area (Crofton).
+    healing_time : float or str
+        Days, or text as for `healing_days`.
+
+    Notes
+    -----
+    Lopes Marinho et al. 2024, eq. 4. Baltruschat et al. 2021, eq. 1, prints a product with time where the dimension
+    asks for a quotient.
+    """
+    if not surface_area_um2 > 0:
+        raise ValueError(f"surface_area_um2 must be above 0, got {surface_area_um2}: there is no surface to corrode")
+    years = healing_days(healing_time) / DAYS_PER_YEAR
+    return (initial_volume_um3 - residual_volume_um3) / surface_area_um2 / UM_PER_MM / years
+
+
+def _days_of(text: str) -> float:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(day|week|year)s?\s*", text)
+    if found is None:
+        raise ValueError(f'healing time {text!r} is not understood: write a number and a unit, as in "6 weeks"')
+    return float(found[1]) * _DAYS[found[2]]
+
+
+def _faces(labels: Array, valid: Array | None = None, *, block: Block, n_classes: int, edge_faces: EdgeFaces) -> Counts:
+    ids = Ids("labels", labels, n_classes)
+    if valid is not None:
+        ids = masked(ids, valid, origin_of(block))
+    counts = fused_label_counts(ids, block.core, faces=True, origin=origin_of(block))["faces"]
+    if edge_faces == "background":
+        _add_border(counts, ids, block)
+        if valid is not None:
+            counts[:, :n_classes, 0] += counts[:, :n_classes, n_classes]
+            counts[:, 0, :n_classes] += counts[:, n_classes, :n_classes]
+    return {"faces": counts[:, :n_classes, :n_classes].copy()}
+
+
+def _add_border(counts: Array, ids: Ids, block: Block) -> None:
+    """Count the faces on the true border of the volume as faces to class 0."""
+    xp = namespace_for(ids.values)
+    core = ids.values[block.core]
+    for axis, (owned, length) in enumerate(zip(block.write, block.source_shape, strict=True)):
+        if owned.start == 0:
+            counts[axis, 0] += _bins(xp.take(core, 0, axis=axis), ids.n_ids)
+        if owned.stop == length:
+            counts[axis, :, 0] += _bins(xp.take(core, -1, axis=axis), ids.n_ids)
+
+
+def _bins(plane: Array, n_ids: int) -> Array:
+    xp = namespace_for(plane)
+    return xp.bincount(plane.ravel().astype(xp.int32), minlength=n_ids)
+
+
+def _touching_voxels(  # noqa: PLR0913 -- the parameters of the measure
+    labels: Array,
+    valid: Array | None = None,
+    *,
+    block: Block,
+    implant: tuple[int, ...],
+    bone: int,
+    background: int,
+    gap_voxels: int,
+) -> Counts:
+    xp = namespace_for(labels)
+    inside = _members(labels[block.core], implant, None if valid is None else valid[block.core])
+    bones, voids = _members(labels, (bone,), valid), _members(labels, (background,), valid)
+    if gap_voxels:
+        bridged = _grown(bones, gap_voxels) & voids
+        bones |= bridged
+        voids &= ~bridged
+    near_bone, to_bone = _meet(inside, bones, block.core)
+    near_void, to_void = _meet(inside, voids, block.core)
+    touching = xp.stack([near_bone.sum(), (near_bone | near_void).sum()])
+    return {"touching_voxels": touching.astype(xp.int64), "touching_faces": xp.stack([to_bone, to_void], axis=1)}
+
+
+def _surface_voxels(
+    labels: Array, valid: Array | None = None, *, block: Block, classes: tuple[int, ...] | None
+) -> Counts:
+    xp = namespace_for(labels)
+    inside = labels != 0 if classes is None else _members(labels, classes, None)
+    present = xp.ones(labels.shape, bool) if valid is None else valid != 0
+    near, _ = _meet((inside & present)[block.core], ~inside & present, block.core)
+    return {"surface_voxels": near.sum().reshape(1).astype(xp.int64)}
+
+
+def _members(labels: Array, classes: tuple[int, ...], valid: Array | None) -> Array:
+    """Mask of the valid voxels of `classes`."""
+    mask = labels == classes[0]
+    for k in classes[1:]:
+        mask |= labels == k
+    if valid is not None:
+        mask &= valid != 0
+    return mask
+
+
+def _grown(mask: Array, radius: int) -> Array:
+    """Mask of the voxels at most `radius` voxels from a mask, Euclidean, between centres."""
+    xp = namespace_for(mask)
+    offset = xp.arange(-radius, radius + 1) ** 2
+    ball = offset[:, None, None] + offset[:, None] + offset <= radius**2
+    return ndimage_for(mask).binary_dilation(mask, structure=ball)
+
+
+def _meet(core_mask: Array, others: Array, core: Region) -> tuple[Array, Array]:
+    """Core voxels of a mask that have one of `others` beside them, and their faces to these across z, y, x: (3,)."""
+    xp = namespace_for(others)
+    near = xp.zeros(core_mask.shape, bool)
+    counts = xp.zeros(3, xp.int64)
+    for axis in range(3):
+        for step in (-1, 1):
+            here, there = _beside(core, others.shape, axis, step)
+            met = core_mask[here] & others[there]
+            near[here] |= met
+            counts[axis] += xp.count_nonzero(met)
+    return near, counts
+
+
+def _beside(core: Region, shape: Shape, axis: int, step: int) -> tuple[Region, Region]:
+    """Core voxels that have a neighbour at `step` along an axis, counted from the core, and these neighbours."""
+    start, stop = max(core[axis].start, -step), min(core[axis].stop, shape[axis] - step)
+    here = [slice(0, c.stop - c.start) for c in core]
+    there = list(core)
+    here[axis] = slice(start - core[axis].start, max(start, stop) - core[axis].start)
+    there[axis] = slice(start + step, max(start, stop) + step)
+    return (here[0], here[1], here[2]), (there[0], there[1], there[2])
+
+
+def _face_areas_um2(voxel_size_um: Spacing) -> np.ndarray:
+    """Area of a voxel's face across z, y and x."""
+    z, y, x = (float(h) for h in voxel_size_um)
+    return np.array([y * x, z * x, z * y])
+
+
+def _over(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
