@@ -91,7 +91,11 @@ class Formula:
     shape: Shape
     chunk_shape: Shape
     name: str = "formula"
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a voxel."""
+        return np.dtype(np.uint8)
 
     def read(self, region: Region) -> np.ndarray:
         """Waves of 41 to 97 voxels along each axis."""
@@ -192,7 +196,7 @@ def flat_one(step: str, where: str, largest_bytes: int) -> dict[str, Any]:
     """Run a map or a measure over volumes of growing size here; peaks of all processes after each size."""
     folder = Path(tempfile.mkdtemp())
     base = max(32, round((largest_bytes / GROWTH[-1]) ** (1 / 3) / 32) * 32)
-    block = (base // 2, base // 2, base // 4)
+    block = (base // 2,) * 3
     peaks = []
     try:
         for growth, client in _growing(where):

@@ -128,7 +128,7 @@ def connect(workers: str = "auto", processes: int | None = None) -> Iterator[Cli
         from distributed import Client
 
         try:
-            client = Client(workers, timeout="10s")
+            client = Client(workers, timeout="5s")
         except (OSError, ValueError) as error:
             raise PlanError(
                 f"no scheduler answers at {workers!r} ({error}): give threads, processes, gpus, or a running scheduler's address"

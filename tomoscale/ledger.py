@@ -40,6 +40,9 @@ from tomoscale.step import Counts, add_counts
 RECORD = np.dtype([("number", "<u8"), ("checksum", "<u8"), ("attempts", "<u4"), ("seconds", "<f4", 3)])
 """One finished block; `seconds` are those of reading, computing and writing."""
 
+FOLDER = ".tomoscale"
+"""Name of the ledger inside an array."""
+
 LEASE_SECONDS = 60.0
 """A lease not renewed for this long belongs to a run that is gone."""
 
@@ -196,7 +199,7 @@ def refuse_other_plan(folder: Path, recorded: Mapping[str, Any], wanted: Mapping
         lines = [f"  {key}: was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in changed[:4]]
         lines += [f"  and {len(changed) - 4} more"] if len(changed) > 4 else []
         raise PlanError(
-            f"{folder.parent} was begun with another plan, and results of two plans must not mix:\n"
+            f"{output_of(folder)} was begun with another plan, and results of two plans must not mix:\n"
             + "\n".join(lines)
             + "\ngive another output, or remove this one (--overwrite)"
         )
@@ -218,7 +221,7 @@ def take_lease(folder: Path) -> None:
             owner = lease_owner(folder)
             if owner is not None:
                 raise PlanError(
-                    f"{folder.parent} is being written by {owner}: wait for it to end, or stop it first"
+                    f"{output_of(folder)} is being written by {owner}: wait for it to end, or stop it first"
                 ) from None
             with suppress(FileNotFoundError):
                 path.unlink()
@@ -226,7 +229,7 @@ def take_lease(folder: Path) -> None:
         with os.fdopen(descriptor, "w") as file:
             json.dump({"host": socket.gethostname(), "process": os.getpid(), "started": time.time()}, file)
         return
-    raise PlanError(f"{folder.parent} is being taken by another run at this moment: wait for it to end")
+    raise PlanError(f"{output_of(folder)} is being taken by another run at this moment: wait for it to end")
 
 
 def renew_lease(folder: Path) -> None:
@@ -253,6 +256,11 @@ def lease_owner(folder: Path) -> str | None:
     if gone or age > LEASE_SECONDS:
         return None
     return f"process {lease.get('process')} on {lease.get('host')} (last sign of life {age:.0f} s ago)"
+
+
+def output_of(folder: Path) -> Path:
+    """Output that a ledger belongs to: the volume it lies in, or the record itself."""
+    return folder.parents[1] if folder.name == FOLDER else folder
 
 
 def replace_text(path: Path, text: str) -> None:

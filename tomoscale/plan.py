@@ -14,7 +14,7 @@ import tomoscale
 from tomoscale.blocking import choose_block, chunk_for, shard_of, writing_unit
 from tomoscale.errors import InputError
 from tomoscale.geometry import Block, Grid, Halo, Region, Shape, Spacing, read_span, three
-from tomoscale.ledger import read_plan
+from tomoscale.ledger import FOLDER, read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
 from tomoscale.resources import Resources, this_machine
@@ -379,7 +379,7 @@ def ledger_folder(target: Volume | str | Path) -> Path | None:
     """Where the ledger of a volume lies: inside its array, so that it moves with the data; None in memory."""
     if isinstance(target, Volume):
         return ledger_folder(target.storage.directory) if isinstance(target.storage, ZarrArray) else None
-    return Path(target) / LEVEL / ".tomoscale"
+    return Path(target) / LEVEL / FOLDER
 
 
 def begun_block(record: Path | None) -> Shape | None:

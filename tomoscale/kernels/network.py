@@ -175,7 +175,7 @@ class _Tiles:
         A write may start at the last voxel of a tile: only whole tiles more are sure to reach that tile's margin.
         """
         before, after = (
-            three((-(-m // t) - 1) * t if t < c else 0 for m, t, c in zip(margin, self.tile, self.canvas, strict=True))
+            three(-(-m // t) * t if t < c else 0 for m, t, c in zip(margin, self.tile, self.canvas, strict=True))
             for margin in (self.before, self.after)
         )
         return before, after
@@ -190,7 +190,7 @@ class _Tiles:
     def window(self, tile: Region) -> Region:
         """Part of the canvas that a tile is computed on."""
         spans = zip(tile, self.canvas, self.before, self.after, self.stride, strict=True)
-        z, y, x = (read_span(t.start, t.stop, c, b, a, s, 1) for t, c, b, a, s in spans)
+        z, y, x = (read_span(t.start, t.stop, c, b - s, a, s, 1) for t, c, b, a, s in spans)
         return z, y, x
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -103,10 +103,10 @@ def touching_voxels(
         raise ValueError(f"implant {implant}, bone {bone} and background {background} must be different classes")
     if gap_voxels < 0:
         raise ValueError(f"gap_voxels must be 0 or more, got {gap_voxels}: it is a distance")
-    parameters = {"implant": tuple(implant), "bone": bone, "background": background, "gap_voxels": gap_voxels}
+    parameters: dict[str, Any] = {"bone": bone, "background": background, "gap_voxels": gap_voxels}
     return Measure(
         "touching_voxels",
-        partial(_touching_voxels, **parameters),
+        partial(_touching_voxels, implant=tuple(implant), **parameters),
         ("labels", "valid") if valid else ("labels",),
         Halo.uniform(1 + gap_voxels),
         bytes_per_voxel=8.0,

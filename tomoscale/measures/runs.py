@@ -70,25 +70,6 @@ def _id(context: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _load(context: Any, address: Any) -> Any:
-    """The 64-bit number stored at `address`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=_ITEM)
-
-    return numba.types.int64(numba.types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _store(context: Any, address: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=_ITEM)
-        return context.get_dummy_value()
-
-    return numba.types.void(numba.types.int64, numba.types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def _popcount(context: Any, word: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
@@ -96,22 +77,80 @@ def _popcount(context: Any, word: Any) -> Any:
     return numba.types.int64(numba.types.int64), generate
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
-def _field(volumes: Any, p: Any, column: Any) -> Any:
-    return _load(volumes + p * _ROW + column * _ITEM)
+# The following would be plain functions, were not each compiled anew for every constant it is called with.
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
-def _row(rows: Any, p: Any) -> Any:
-    """Address of the row of partner `p` that lies on or beside the row of labels; 0 where there is none."""
-    return _load(rows + p * _ITEM)
+@intrinsic  # type: ignore[untyped-decorator]
+def _load(context: Any, address: Any, index: Any) -> Any:
+    """The 64-bit number at `index` in the array at `address`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_cell(builder, arguments[0], (arguments[1], _ITEM)), align=_ITEM)
+
+    return numba.types.int64(numba.types.int64, numba.types.int64), generate
 
 
-@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
-def _add(places: Any, p: Any, k: Any, j: Any, number: Any) -> Any:
+@intrinsic  # type: ignore[untyped-decorator]
+def _store(context: Any, address: Any, index: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], _cell(builder, arguments[0], (arguments[1], _ITEM)), align=_ITEM)
+        return context.get_dummy_value()
+
+    return numba.types.void(numba.types.int64, numba.types.int64, numba.types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _field(context: Any, volumes: Any, p: Any, column: Any) -> Any:
+    """What column `column` says of volume `p`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_cell(builder, arguments[0], (arguments[1], _ROW), (arguments[2], _ITEM)), align=_ITEM)
+
+    return numba.types.int64(*[numba.types.int64] * 3), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add(context: Any, places: Any, p: Any, k: Any, j: Any, number: Any) -> Any:
     """Add `number` to the cell of label `k` and id `j` in the table of partner `p`."""
-    cell = places[3] + p * places[4] + k * places[5] + j * _ITEM
-    _store(cell, _load(cell) + number)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        cell = _count_cell(builder, *arguments[:4])
+        builder.store(builder.add(builder.load(cell), arguments[4]), cell)
+        return context.get_dummy_value()
+
+    return numba.types.void(places, *[numba.types.int64] * 4), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add_all(context: Any, places: Any, p: Any, ids: Any, words: Any, others: Any) -> Any:
+    """Add to the table of partner `p` how often each of `ids` here, by its word, meets each of them there."""
+    each = numba.types.UniTuple(numba.types.int64, len(ids))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        places, p, ids, words, others = arguments
+        for k in range(len(each)):
+            here, word = builder.extract_value(ids, k), builder.extract_value(words, k)
+            for j in range(len(each)):
+                cell = _count_cell(builder, places, p, here, builder.extract_value(ids, j))
+                both = builder.ctpop(builder.and_(word, builder.extract_value(others, j)))
+                builder.store(builder.add(builder.load(cell), both), cell)
+        return context.get_dummy_value()
+
+    return numba.types.void(places, numba.types.int64, each, each, each), generate
+
+
+def _count_cell(builder: Any, places: Any, p: Any, k: Any, j: Any) -> Any:
+    """Pointer to the count of label `k` and id `j` in the table of partner `p`."""
+    counts, table, row = (builder.extract_value(places, i) for i in (3, 4, 5))
+    return _cell(builder, counts, (p, table), (k, row), (j, _ITEM))
+
+
+def _cell(builder: Any, address: Any, *steps: tuple[Any, Any]) -> Any:
+    """Pointer to a 64-bit number, so many steps of so many bytes from an address."""
+    for number, size in steps:
+        width = ir.Constant(ir.IntType(64), size) if isinstance(size, int) else size
+        address = builder.add(address, builder.mul(number, width))
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
 
 
 @numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
@@ -124,15 +163,15 @@ def _count_voxels(places: Any, start: Any, stop: Any, beside: Any) -> Any:
     """Count the voxels `start` to `stop` of a row one by one; True if an id is out of range."""
     volumes, rows, faulty = places[0], places[1], False
     for x in range(start, stop):
-        label = _id(_row(rows, LABELS) + x)
+        label = _id(_load(rows, LABELS) + x)
         if label >= _field(volumes, LABELS, IDS):
             faulty |= not _allowed(volumes, LABELS, label)
             continue
         for p in range(5):
-            if _row(rows, p) == 0 or (p == BESIDE and x >= beside):
+            if _load(rows, p) == 0 or (p == BESIDE and x >= beside):
                 continue
             # The neighbour along x is the same row, one voxel on.
-            other = _id(_row(rows, p) + x + (p == BESIDE))
+            other = _id(_load(rows, p) + x + (p == BESIDE))
             if other < _field(volumes, p, IDS):
                 _add(places, p, label, other, 1)
             else:
@@ -153,7 +192,7 @@ def _pair(places: Any, p: Any, n: Any, address: Any) -> Any:
             faulty |= not _allowed(volumes, p, other)
             continue
         for k in range(n):
-            _add(places, p, k, other, _popcount(_load(lower + k * _ITEM) & word))
+            _add(places, p, k, other, _popcount(_load(lower, k) & word))
     return faulty
 
 
@@ -166,8 +205,8 @@ def _shifted(word: Any, after: Any) -> Any:
 @numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
 def _two_ids(volumes: Any, rows: Any, x: Any) -> Any:
     """The id of the labels at `x`, and the first other id that a row holds in the run, or the same twice."""
-    labels, truth = _row(rows, LABELS) + x, _row(rows, TRUTH) + x
-    above, behind = _row(rows, ABOVE) + x, _row(rows, BEHIND) + x
+    labels, truth = _load(rows, LABELS) + x, _load(rows, TRUTH) + x
+    above, behind = _load(rows, ABOVE) + x, _load(rows, BEHIND) + x
     first = _id(labels)
     alike = _word(labels, first)
     alike &= _word(truth, first) if truth != x else _ALL
@@ -183,15 +222,6 @@ def _two_ids(volumes: Any, rows: Any, x: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
-def _add_two_by_two(places: Any, p: Any, ids: Any, words: Any, others: Any) -> Any:
-    a, b = ids
-    _add(places, p, a, a, _popcount(words[0] & others[0]))
-    _add(places, p, a, b, _popcount(words[0] & others[1]))
-    _add(places, p, b, a, _popcount(words[1] & others[0]))
-    _add(places, p, b, b, _popcount(words[1] & others[1]))
-
-
-@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
 def _two_words(row: Any, x: Any, ids: Any) -> Any:
     """Words of two different ids, and whether the run holds only these; for a row that is not there, no voxel at all."""
     if row == 0:
@@ -204,28 +234,28 @@ def _two_words(row: Any, x: Any, ids: Any) -> Any:
 def _count_run_of_two(places: Any, x: Any, fresh: Any, beside: Any) -> Any:
     """Count a run in which all rows together hold two ids, as along most surfaces; False if they hold more."""
     volumes, rows = places[0], places[1]
-    labels, roi = _row(rows, LABELS), _row(rows, ROI)
+    labels, roi = _load(rows, LABELS), _load(rows, ROI)
     ids = _two_ids(volumes, rows, x)
     a, b = ids
     after = _id(labels + x + RUN) if x + RUN <= beside else -1
     region = _id(roi + x) if roi != 0 else 0
-    most = min(_field(volumes, LABELS, IDS), _field(volumes, TRUTH, IDS) if _row(rows, TRUTH) != 0 else 255)
+    most = min(_field(volumes, LABELS, IDS), _field(volumes, TRUTH, IDS) if _load(rows, TRUTH) != 0 else 255)
     if a == b or max(a, b) >= most or (after not in (-1, a, b)) or region >= max(1, _field(volumes, ROI, IDS)):
         return False
     if roi != 0 and _word(roi + x, region) != _ALL:
         return False
     own = _two_words(labels, x, ids)
-    truth = _two_words(_row(rows, TRUTH), x, ids)
-    above = _two_words(_row(rows, ABOVE), x, ids)
-    behind = _two_words(_row(rows, BEHIND), x, ids)
+    truth = _two_words(_load(rows, TRUTH), x, ids)
+    above = _two_words(_load(rows, ABOVE), x, ids)
+    behind = _two_words(_load(rows, BEHIND), x, ids)
     if not (own[2] and truth[2] and above[2] and behind[2]):
         return False
     words = (own[0] & fresh, own[1] & fresh)
-    _add_two_by_two(places, TRUTH, ids, words, truth)
-    _add_two_by_two(places, ABOVE, ids, words, above)
-    _add_two_by_two(places, BEHIND, ids, words, behind)
+    _add_all(places, TRUTH, ids, words, truth[:2])
+    _add_all(places, ABOVE, ids, words, above[:2])
+    _add_all(places, BEHIND, ids, words, behind[:2])
     if beside > 0:
-        _add_two_by_two(places, BESIDE, ids, words, (_shifted(own[0], after == a), _shifted(own[1], after == b)))
+        _add_all(places, BESIDE, ids, words, (_shifted(own[0], after == a), _shifted(own[1], after == b)))
     if roi != 0:
         _add(places, ROI, a, region, _popcount(words[0]))
         _add(places, ROI, b, region, _popcount(words[1]))
@@ -246,29 +276,12 @@ def _beyond_four(volumes: Any, p: Any, address: Any, words: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
-def _add_four(places: Any, p: Any, k: Any, word: Any, others: Any) -> Any:
-    _add(places, p, k, 0, _popcount(word & others[0]))
-    _add(places, p, k, 1, _popcount(word & others[1]))
-    _add(places, p, k, 2, _popcount(word & others[2]))
-    _add(places, p, k, 3, _popcount(word & others[3]))
-
-
-@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
-def _add_sixteen(places: Any, p: Any, words: Any, others: Any) -> Any:
-    """Add to the table of partner `p` how often each of four ids meets each of four others."""
-    _add_four(places, p, 0, words[0], others)
-    _add_four(places, p, 1, words[1], others)
-    _add_four(places, p, 2, words[2], others)
-    _add_four(places, p, 3, words[3], others)
-
-
-@numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
 def _pair_four(places: Any, p: Any, x: Any, words: Any) -> Any:
-    address = _row(places[1], p)
+    address = _load(places[1], p)
     if address == 0:
         return False
     others = _four_words(address + x)
-    _add_sixteen(places, p, words, others)
+    _add_all(places, p, (0, 1, 2, 3), words, others)
     return _beyond_four(places[0], p, address + x, others)
 
 
@@ -276,7 +289,7 @@ def _pair_four(places: Any, p: Any, x: Any, words: Any) -> Any:
 def _count_run_of_four(places: Any, x: Any, fresh: Any, beside: Any) -> Any:
     """Count a run of the ids 0 to 3; True if an id is out of range. Nothing loops: no branch is mispredicted."""
     volumes, rows, lower = places[0], places[1], places[2]
-    address = _row(rows, LABELS) + x
+    address = _load(rows, LABELS) + x
     found = _four_words(address)
     words = (found[0] & fresh, found[1] & fresh, found[2] & fresh, found[3] & fresh)
     faulty = _beyond_four(volumes, LABELS, address, found)
@@ -291,21 +304,21 @@ def _count_run_of_four(places: Any, x: Any, fresh: Any, beside: Any) -> Any:
             _shifted(found[2], after == 2),
             _shifted(found[3], after == 3),
         )
-        _add_sixteen(places, BESIDE, words, others)
+        _add_all(places, BESIDE, (0, 1, 2, 3), words, others)
         faulty |= not _allowed(volumes, LABELS, after)
-    if _row(rows, ROI) != 0:
+    if _load(rows, ROI) != 0:
         for k in range(4):
-            _store(lower + k * _ITEM, words[k])
-        faulty |= _pair(places, ROI, 4, _row(rows, ROI) + x)
+            _store(lower, k, words[k])
+        faulty |= _pair(places, ROI, 4, _load(rows, ROI) + x)
     return faulty
 
 
 @numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
 def _flat_end(rows: Any, x: Any, length: Any) -> Any:
     """Where the runs from `x` end in which every row has the one id that it has at `x`."""
-    labels, above, behind = _row(rows, LABELS), _row(rows, ABOVE), _row(rows, BEHIND)
+    labels, above, behind = _load(rows, LABELS), _load(rows, ABOVE), _load(rows, BEHIND)
     # A row that is not there is replaced by the labels: comparing them twice is cheaper than asking each time.
-    truth, roi = _row(rows, TRUTH), _row(rows, ROI)
+    truth, roi = _load(rows, TRUTH), _load(rows, ROI)
     above, behind = above if above != 0 else labels, behind if behind != 0 else labels
     truth, roi = truth if truth != 0 else labels, roi if roi != 0 else labels
     label, id_t, id_r = _id(labels + x), _id(truth + x), _id(roi + x)
@@ -320,9 +333,9 @@ def _flat_end(rows: Any, x: Any, length: Any) -> Any:
 @numba.njit(cache=True, nogil=True, forceinline=True)  # type: ignore[untyped-decorator]
 def _add_flat(places: Any, p: Any, x: Any, label: Any, number: Any) -> Any:
     """Add `number` voxels of `label` and of what partner `p` holds at `x`; True if that is out of range."""
-    if _row(places[1], p) == 0:
+    if _load(places[1], p) == 0:
         return False
-    other = _id(_row(places[1], p) + x)
+    other = _id(_load(places[1], p) + x)
     if other >= _field(places[0], p, IDS):
         return not _allowed(places[0], p, other)
     _add(places, p, label, other, number)
@@ -333,7 +346,7 @@ def _add_flat(places: Any, p: Any, x: Any, label: Any, number: Any) -> Any:
 def _count_flat(places: Any, x: Any, end: Any, beside: Any) -> Any:
     """Count the voxels `x` to `end`, all alike in every row; True if an id is out of range."""
     volumes, rows = places[0], places[1]
-    label = _id(_row(rows, LABELS) + x)
+    label = _id(_load(rows, LABELS) + x)
     if label >= _field(volumes, LABELS, IDS):
         return not _allowed(volumes, LABELS, label)
     faulty = _add_flat(places, TRUTH, x, label, end - x)
