@@ -174,7 +174,8 @@ def measure_one(combination: Combination, folder: Path, size: int) -> dict[str, 
 def projection(folder: Path, size: int, wanted: int) -> dict[str, Any]:
     """Every combination, or `wanted` of them spread over the list, each in its own process."""
     every = combinations(size)
-    numbers = sorted({round(i * (len(every) - 1) / max(wanted - 1, 1)) for i in range(min(wanted, len(every)))})
+    wanted = min(wanted, len(every))
+    numbers = [i * len(every) // wanted for i in range(wanted)]
     make_sources(folder, size, {every[n].source for n in numbers})
     results = [_child("--one", str(n), "--size", str(size), "--folder", str(folder)) for n in numbers]
     ratios = np.array([r["ratio"] for r in results])
@@ -187,8 +188,9 @@ def projection(folder: Path, size: int, wanted: int) -> dict[str, Any]:
         "ratio_quantiles_0_25_50_75_100": [rounded(q) for q in np.quantile(ratios, [0, 0.25, 0.5, 0.75, 1])],
         "share_within_1.5": rounded((ratios <= 1.5).mean()),
         "ratio_of_blocks_quantiles": [rounded(q) for q in np.quantile(of_blocks, [0, 0.25, 0.5, 0.75, 1])],
-        "tightest": ranked[:4],
+        "tightest": ranked[:6],
         "loosest": ranked[-4:],
+        "all": [[r["step"], r["source"], r["slots"], r["projected_mib"], r["measured_mib"], r["ratio_of_blocks"]] for r in results],
     }
 
 

@@ -190,7 +190,7 @@ class _Tiles:
     def window(self, tile: Region) -> Region:
         """Part of the canvas that a tile is computed on."""
         spans = zip(tile, self.canvas, self.before, self.after, self.stride, strict=True)
-        z, y, x = (read_span(t.start, t.stop, c, b - s, a, s, 1) for t, c, b, a, s in spans)
+        z, y, x = (read_span(t.start, t.stop, c, b, a, s, 1) for t, c, b, a, s in spans)
         return z, y, x
 
 

@@ -264,29 +264,30 @@ def _faces(labels: Array, valid: Array | None = None, *, block: Block, n_classes
     ids = Ids("labels", labels, n_classes)
     if valid is not None:
         ids = masked(ids, valid, origin_of(block))
-    counts = fused_label_counts(ids, block.core, faces=True, origin=origin_of(block))["faces"]
+    found = fused_label_counts(ids, block.core, faces=True, origin=origin_of(block))["faces"]
+    counts = found[:, :n_classes, :n_classes].copy()
     if edge_faces == "background":
-        _add_border(counts, ids, block)
-        if valid is not None:
-            counts[:, :n_classes, 0] += counts[:, :n_classes, n_classes]
-            counts[:, 0, :n_classes] += counts[:, n_classes, :n_classes]
-    return {"faces": counts[:, :n_classes, :n_classes].copy()}
+        if valid is not None:  # what is not valid has the id n_classes
+            counts[:, :, 0] += found[:, :n_classes, n_classes]
+            counts[:, 0] += found[:, n_classes, :n_classes]
+        _add_border(counts, ids.values[block.core], block)
+    return {"faces": counts}
 
 
-def _add_border(counts: Array, ids: Ids, block: Block) -> None:
+def _add_border(counts: Array, core: Array, block: Block) -> None:
     """Count the faces on the true border of the volume as faces to class 0."""
-    xp = namespace_for(ids.values)
-    core = ids.values[block.core]
+    xp = namespace_for(core)
     for axis, (owned, length) in enumerate(zip(block.write, block.source_shape, strict=True)):
         if owned.start == 0:
-            counts[axis, 0] += _bins(xp.take(core, 0, axis=axis), ids.n_ids)
+            counts[axis, 0] += _bins(xp.take(core, 0, axis=axis), counts.shape[1])
         if owned.stop == length:
-            counts[axis, :, 0] += _bins(xp.take(core, -1, axis=axis), ids.n_ids)
+            counts[axis, :, 0] += _bins(xp.take(core, -1, axis=axis), counts.shape[1])
 
 
 def _bins(plane: Array, n_ids: int) -> Array:
+    """Count the ids of a plane; those beyond `n_ids` are not valid."""
     xp = namespace_for(plane)
-    return xp.bincount(plane.ravel().astype(xp.int32), minlength=n_ids)
+    return xp.bincount(plane.ravel().astype(xp.int32), minlength=n_ids)[:n_ids]
 
 
 def _touching_voxels(  # noqa: PLR0913 -- the parameters of the measure

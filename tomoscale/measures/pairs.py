@@ -139,6 +139,7 @@ def label_counts(n_classes: int, n_regions: int | None = None, *, ignore: int | 
         partial(_label_counts, n_classes=n_classes, n_regions=n_regions, ignore=ignore),
         ("truth", "labels") if n_regions is None else ("truth", "labels", "roi"),
         Halo(after=(1, 1, 1)),
+        bytes_per_voxel=2.0 if n_regions is None else 3.0,
         counts_bytes=8 * n_classes * (4 * n_classes + (n_regions or 0)),
         parameters={"n_classes": n_classes, "n_regions": n_regions, "ignore": ignore},
     )
@@ -248,15 +249,15 @@ def _refuse(volumes: list[Ids], origin: Shape) -> None:
 
 
 def _count_on_host(partners: list[Ids | None], core: Region, upper: Shape) -> tuple[np.ndarray, bool]:
-    given = [*partners, partners[-1], partners[-1]]
     arrays: list[np.ndarray] = []
     volumes = np.zeros((5, 5), np.int64)
-    for row, volume in zip(volumes, given, strict=True):
+    for p, volume in enumerate(partners):
         if volume is not None:
             values, ignored = _bytes_of(volume)
             inner = values[core]
-            row[:] = (inner.ctypes.data, *inner.strides[:2], volume.n_ids, ignored)
+            volumes[p] = (inner.ctypes.data, *inner.strides[:2], volume.n_ids, ignored)
             arrays.append(values)
+    volumes[runs.BEHIND :] = volumes[runs.ABOVE]  # the labels are their own partners along all three axes
     counts = np.zeros(_table_shape(partners), np.int64)
     faulty = runs.count_rows(counts, volumes, np.array(region_shape(core)), np.array(upper))
     # The compiled code sees addresses only: the arrays must live until here.
