@@ -60,7 +60,9 @@ def main() -> None:
                 seconds["convert"].append(time.perf_counter() - start)
             peak_mib, shard = round(peak.own / 2**20), volume.storage.shard_shape
             values = volume.read()
-            plain = create_volume(folder / f"{k}-plain.zarr", like=volume, shard_shape=shard, chunk_shape=volume.storage.chunk_shape)
+            plain = create_volume(
+                folder / f"{k}-plain.zarr", like=volume, shard_shape=shard, chunk_shape=volume.storage.chunk_shape
+            )
             plain.create()
             start = time.perf_counter()
             plain.write(everything, values)

@@ -32,10 +32,15 @@ def make(path: Path, size: int, seed: int, shift: int) -> Volume:
     if path.exists():
         return open_zarr(path)
     edge = min(256, size)
-    volume = create_volume(path, shape=(size,) * 3, dtype=np.uint8, voxel_size_um=5.0, kind="labels", shard_shape=(edge, size, size))
+    volume = create_volume(
+        path, shape=(size,) * 3, dtype=np.uint8, voxel_size_um=5.0, kind="labels", shard_shape=(edge, size, size)
+    )
     volume.create()
     for z in range(0, size, edge):
-        volume.write((slice(z, z + edge), slice(0, size), slice(0, size)), blobs((min(edge, size - z), size, size), seed + z, shift))
+        volume.write(
+            (slice(z, z + edge), slice(0, size), slice(0, size)),
+            blobs((min(edge, size - z), size, size), seed + z, shift),
+        )
     volume.finish({"made": [seed, shift]})
     return open_zarr(path)
 
@@ -67,7 +72,10 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())
-    truth, labels = (make(folder / f"{name}-{options.size}.zarr", options.size, 3, shift) for name, shift in (("truth", 0), ("labels", 2)))
+    truth, labels = (
+        make(folder / f"{name}-{options.size}.zarr", options.size, 3, shift)
+        for name, shift in (("truth", 0), ("labels", 2))
+    )
     volumes = {"truth": truth, "labels": labels, "roi": truth}
     block = (min(options.block, options.size),) * 3
     resources = Resources(slots=2, io_slots=1)

@@ -80,7 +80,10 @@ def main() -> None:
         ledgers.Ledger.append = append
         ended = time.perf_counter()
         again = time.perf_counter()
-        run(plan_measure(measure, volume, record=f"{folder}/record", block_shape=(block,) * 3, resources=resources), client)
+        run(
+            plan_measure(measure, volume, record=f"{folder}/record", block_shape=(block,) * 3, resources=resources),
+            client,
+        )
         resumed = time.perf_counter() - again
     assert counts["voxels"][0] == np.prod(volume.shape, dtype=np.int64)
     publish(

@@ -113,7 +113,9 @@ class Formula:
 def combinations(size: int) -> list[Combination]:
     """All combinations, for a volume of `size` voxels along each axis."""
     blocks = [three((size // 2,) * 3), (size // 4, size, size)]
-    found = [(step, source, block) for step, (_, sources) in STEPS.items() for source, block in product(sources, blocks)]
+    found = [
+        (step, source, block) for step, (_, sources) in STEPS.items() for source, block in product(sources, blocks)
+    ]
     return [Combination(*each, slots=1 + number // 2 % 2) for number, each in enumerate(found)]
 
 
@@ -126,7 +128,9 @@ def make_sources(folder: Path, size: int, wanted: set[str]) -> None:
             continue
         dtype, kind = ("uint8", "labels") if name == "labels" else (name, "grey")
         slab = (min(64, size), size, size)
-        volume = create_volume(path, shape=shape, dtype=dtype, voxel_size_um=VOXEL_UM, kind=kind, shard_shape=_shard(slab), durable=False)
+        volume = create_volume(
+            path, shape=shape, dtype=dtype, voxel_size_um=VOXEL_UM, kind=kind, shard_shape=_shard(slab), durable=False
+        )
         volume.create()
         random = np.random.default_rng(7)
         for z in range(0, size, slab[0]):
@@ -145,7 +149,13 @@ def make_plan(combination: Combination, folder: Path, size: int, target: Path) -
     if isinstance(step, Measure):
         volumes = {name: source if name == "grey" else labels for name in step.inputs}
         return plan_measure(step, volumes, block_shape=combination.block, resources=resources)
-    kind = "mask" if step.dtype == bool else "labels" if step.dtype == np.uint8 and combination.source == "labels" else "grey"
+    kind = (
+        "mask"
+        if step.dtype == bool
+        else "labels"
+        if step.dtype == np.uint8 and combination.source == "labels"
+        else "grey"
+    )
     return plan_map(step, source, target, kind=kind, block_shape=combination.block, resources=resources)
 
 
@@ -190,7 +200,10 @@ def projection(folder: Path, size: int, wanted: int) -> dict[str, Any]:
         "ratio_of_blocks_quantiles": [rounded(q) for q in np.quantile(of_blocks, [0, 0.25, 0.5, 0.75, 1])],
         "tightest": ranked[:6],
         "loosest": ranked[-4:],
-        "all": [[r["step"], r["source"], r["slots"], r["projected_mib"], r["measured_mib"], r["ratio_of_blocks"]] for r in results],
+        "all": [
+            [r["step"], r["source"], r["slots"], r["projected_mib"], r["measured_mib"], r["ratio_of_blocks"]]
+            for r in results
+        ],
     }
 
 
@@ -207,9 +220,23 @@ def flat_one(step: str, where: str, largest_bytes: int) -> dict[str, Any]:
             resources = Resources(slots=2, io_slots=1) if client is None else resources_of(client)
             if step == "map":
                 kernel = gaussian(5.0, VOXEL_UM).then(threshold(110))
-                run(plan_map(kernel, volume, folder / f"{growth}.zarr", kind="mask", block_shape=block, resources=resources), client)
+                run(
+                    plan_map(
+                        kernel, volume, folder / f"{growth}.zarr", kind="mask", block_shape=block, resources=resources
+                    ),
+                    client,
+                )
             else:
-                run(plan_measure(histogram(Population("uint8")), volume, record=folder / f"{growth}", block_shape=block, resources=resources), client)
+                run(
+                    plan_measure(
+                        histogram(Population("uint8")),
+                        volume,
+                        record=folder / f"{growth}",
+                        block_shape=block,
+                        resources=resources,
+                    ),
+                    client,
+                )
             workers = [] if client is None else list(client.run(peak_bytes).values())
             peaks.append([round(p / MEBI, 1) for p in (peak_bytes(), *workers)])
     finally:
@@ -277,8 +304,13 @@ def _growing(where: str) -> Iterator[tuple[int, Any]]:
 
 
 def _child(*arguments: str) -> dict[str, Any]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
-    found = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    found = subprocess.run(
+        [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
     if found.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{found.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])

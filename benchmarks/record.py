@@ -64,7 +64,10 @@ def timed(function: Callable[[], Any], repeat: int = 3) -> tuple[float, Any]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, and the versions that matter."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.machine())
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
@@ -77,7 +80,9 @@ def machine() -> dict[str, Any]:
 def commit() -> str:
     """Commit of the checkout, with a mark if files differ from it."""
     folder = Path(__file__).parent
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, check=False
+    )
     return found.stdout.strip() or "unknown"
 
 
@@ -101,11 +106,15 @@ def blobs(shape: tuple[int, int, int], seed: int, shift: int = 0) -> np.ndarray:
     import scipy.ndimage
 
     random = np.random.default_rng(seed)
-    coarse = scipy.ndimage.gaussian_filter(random.standard_normal(tuple(n // 4 + 4 for n in shape)).astype(np.float32), 6)
+    coarse = scipy.ndimage.gaussian_filter(
+        random.standard_normal(tuple(n // 4 + 4 for n in shape)).astype(np.float32), 6
+    )
     edges = np.quantile(coarse, [0.4, 0.6, 0.7])
     labels = np.empty(shape, np.uint8)
     for z in range(0, shape[0], 32):
-        part = scipy.ndimage.zoom(coarse[z // 4 : z // 4 + 10], 4, order=1)[: min(32, shape[0] - z), shift : shape[1] + shift, : shape[2]]
+        part = scipy.ndimage.zoom(coarse[z // 4 : z // 4 + 10], 4, order=1)[
+            : min(32, shape[0] - z), shift : shape[1] + shift, : shape[2]
+        ]
         noise = random.standard_normal(part.shape, np.float32) * np.float32(0.02 * coarse.std())
         labels[z : z + 32] = np.searchsorted(edges, part + noise).astype(np.uint8)
     return labels

@@ -44,7 +44,9 @@ def load(seed: int, size: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     return scaled, phantom.labels(everything)[slices]
 
 
-def batch(volumes: list[tuple[np.ndarray, np.ndarray]], random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(
+    volumes: list[tuple[np.ndarray, np.ndarray]], random: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random patches, turned, mirrored, and a little brighter or darker."""
     greys, truths = [], []
     for _ in range(BATCH):
@@ -56,7 +58,9 @@ def batch(volumes: list[tuple[np.ndarray, np.ndarray]], random: np.random.Genera
         gain, offset = random.normal(1, 0.05), random.normal(0, 0.03)
         greys.append(patches[0] * np.float32(gain) + np.float32(offset))
         truths.append(patches[1])
-    return torch.from_numpy(np.stack(greys).astype(np.float32))[:, None], torch.from_numpy(np.stack(truths).astype(np.int64))
+    return torch.from_numpy(np.stack(greys).astype(np.float32))[:, None], torch.from_numpy(
+        np.stack(truths).astype(np.int64)
+    )
 
 
 def loss_of(scores: torch.Tensor, truth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -113,7 +117,11 @@ def main() -> None:
         if step % 50 == 0 or step == options.steps:
             iou = watch(network, watching)
             curve.append({"step": step, "loss": round(loss.item(), 4), "iou": iou})
-            print(json.dumps({**curve[-1], "minutes": round((time.monotonic() - started) / 60, 1)}), file=sys.stderr, flush=True)
+            print(
+                json.dumps({**curve[-1], "minutes": round((time.monotonic() - started) / 60, 1)}),
+                file=sys.stderr,
+                flush=True,
+            )
     training = {
         "data": f"phantoms of seeds {TRAINING_SEEDS}, {SIZES} voxels on an edge; watched on seeds {WATCHING_SEEDS}",
         "recipe": f"{options.steps} steps of {BATCH} patches of {PATCH} x {PATCH}, AdamW, one cycle to 4e-3, cross-entropy + Dice",

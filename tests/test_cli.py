@@ -165,7 +165,11 @@ def mistakes(tmp_path: Path, slices: Path, scan: Path) -> dict[str, tuple[list[s
         "a voxel size of no unit we know": (["convert", str(slices), out, "--voxel-size", "5parsec"], 2, "5parsec"),
         "another voxel size": (["convert", str(scan), out, "--voxel-size", "7um"], 3, "7"),
         "NaN": (["convert", str(tmp_path / "nan.h5"), out, "--voxel-size", "5um"], 3, "(3, 4, 5)"),
-        "no such dataset": (["convert", f"{tmp_path / 'nan.h5'}::/entry/x", out, "--voxel-size", "5um"], 3, "has no 'entry'"),
+        "no such dataset": (
+            ["convert", f"{tmp_path / 'nan.h5'}::/entry/x", out, "--voxel-size", "5um"],
+            3,
+            "has no 'entry'",
+        ),
         "an output that exists": (["convert", str(slices), good, "--voxel-size", "5um"], 4, "good.zarr"),
         "no permission to overwrite what is not ours": (
             ["convert", str(slices), str(slices), "--voxel-size", "5um", "--overwrite"],

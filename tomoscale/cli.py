@@ -227,9 +227,7 @@ def _add_demo(commands: Any) -> None:
 def _demo(options: argparse.Namespace) -> Any:
     from tomoscale.demo import demo
 
-    return _with_work(
-        options, lambda work: demo(options.folder, shape=options.size, seed=options.seed, work=work)
-    )
+    return _with_work(options, lambda work: demo(options.folder, shape=options.size, seed=options.seed, work=work))
 
 
 def _add_convert(commands: Any) -> None:

@@ -58,7 +58,10 @@ class Plan:
     @property
     def name(self) -> str:
         """What the step does."""
-        return self.step.name if isinstance(self.step, Kernel) else " + ".join(m.name for m in self.step)
+        if isinstance(self.step, Kernel):
+            return self.step.name
+        names = [m.name for m in self.step]
+        return " + ".join(names) if len(names) <= 2 else f"{len(names)} measures ({names[0]}, {names[1]}, ...)"
 
     @property
     def source_shape(self) -> Shape:
