@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import tifffile
 
 from tomoscale.cli import main
+from tomoscale.commands import SHIPPED_MODEL
 from tomoscale.ledger import Ledger
 from tomoscale.plan import ledger_folder
 from tomoscale.volume import create_volume, open_zarr
@@ -44,8 +46,8 @@ def scan(tmp_path, slices) -> Path:
     return tmp_path / "scan.zarr"
 
 
-def labels_at(path: Path, values: np.ndarray, voxel_size_um: float = 5.0) -> Path:
-    volume = create_volume(path, shape=values.shape, dtype=values.dtype, voxel_size_um=voxel_size_um, kind="labels")
+def labels_at(path: Path, values: np.ndarray, voxel_size_um: float = 5.0, kind: str = "labels") -> Path:
+    volume = create_volume(path, shape=values.shape, dtype=values.dtype, voxel_size_um=voxel_size_um, kind=kind)
     volume.create()
     volume.write(tuple(slice(0, n) for n in values.shape), values)
     volume.finish({})
@@ -140,6 +142,36 @@ def make_hdf5(folder: Path, values: np.ndarray) -> Path:
     return folder / "scan.h5"
 
 
+def damaged_slices(tmp_path: Path, slices: Path, damage: str) -> Path:
+    folder = tmp_path / f"slices-{damage}"
+    shutil.copytree(slices, folder)
+    one = folder / "recon_00007.tif"
+    if damage == "cut":
+        one.write_bytes(one.read_bytes()[:300])
+    elif damage == "shape":
+        tifffile.imwrite(one, np.zeros((9, 9), np.uint16))
+    elif damage == "empty":
+        one.write_bytes(b"")
+    else:
+        one.unlink()
+    return folder
+
+
+def damaged_model(tmp_path: Path) -> Path:
+    shutil.copytree(SHIPPED_MODEL, tmp_path / "model")
+    weights = tmp_path / "model" / "weights.safetensors"
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return tmp_path / "model"
+
+
+def cut_hdf5(tmp_path: Path) -> Path:
+    with h5py.File(tmp_path / "cut.h5", "w") as file:
+        file["data"] = np.ones(SHAPE, np.float32)
+    (tmp_path / "cut.h5").write_bytes((tmp_path / "cut.h5").read_bytes()[:-9000])
+    return tmp_path / "cut.h5"
+
+
 def mistakes(tmp_path: Path, slices: Path, scan: Path) -> dict[str, tuple[list[str], int, str]]:
     """Command lines that must fail: arguments, exit code, words of the message."""
     out = str(tmp_path / "out.zarr")
@@ -149,10 +181,12 @@ def mistakes(tmp_path: Path, slices: Path, scan: Path) -> dict[str, tuple[list[s
     other = str(labels_at(tmp_path / "other.zarr", labels[:, :-2]))
     coarse = str(labels_at(tmp_path / "coarse.zarr", labels, 10.0))
     nan = np.ones(SHAPE, np.float32)
+    normal = str(labels_at(tmp_path / "normal.zarr", nan, kind="grey"))
     nan[3, 4, 5] = np.nan
     with h5py.File(tmp_path / "nan.h5", "w") as file:
         file["data"] = nan
     (tmp_path / "text.txt").write_text("no scan")
+    flat = labels_at(tmp_path / "flat.zarr", np.full(SHAPE, 7, np.uint16), kind="grey")
     (tmp_path / "empty").mkdir()
     (tmp_path / "page.html").write_text("here already")
     return {
@@ -196,7 +230,36 @@ def mistakes(tmp_path: Path, slices: Path, scan: Path) -> dict[str, tuple[list[s
         "voxel sizes that disagree": (["measure", good, str(tmp_path / "r"), "--truth", coarse], 3, "one grid"),
         "no time unit": (["measure", good, str(tmp_path / "r"), "--healing-time", "6"], 2, "6"),
         "segmenting what is not normalised": (["segment", str(scan), out], 3, "normalise"),
-        "no such model": (["segment", str(scan), out, "--model", str(tmp_path / "nomodel")], 3, "normalise"),
+        "no such model": (["segment", normal, out, "--model", str(tmp_path / "nomodel")], 3, "nomodel"),
+        "a model cut short": (
+            ["segment", normal, out, "--model", str(damaged_model(tmp_path))],
+            3,
+            "weights.safetensors",
+        ),
+        "a truncated slice": (
+            ["convert", str(damaged_slices(tmp_path, slices, "cut")), out, "--voxel-size", "5um"],
+            3,
+            "recon_00007",
+        ),
+        "a slice of other shape": (
+            ["convert", str(damaged_slices(tmp_path, slices, "shape")), out, "--voxel-size", "5um"],
+            3,
+            "recon_00007",
+        ),
+        "a missing slice": (
+            ["convert", str(damaged_slices(tmp_path, slices, "gap")), out, "--voxel-size", "5um"],
+            3,
+            "7",
+        ),
+        "a slice of zero bytes": (
+            ["convert", str(damaged_slices(tmp_path, slices, "empty")), out, "--voxel-size", "5um"],
+            3,
+            "recon_00007",
+        ),
+        "an HDF5 file cut short": (["convert", str(cut_hdf5(tmp_path)), out, "--voxel-size", "5um"], 3, "cut.h5"),
+        "no place to write": (["convert", str(slices), "/proc/out.zarr", "--voxel-size", "5um"], 4, "/proc"),
+        "no contrast": (["normalise", str(flat), out], 3, "no contrast"),
+        "a healing time of nothing": (["measure", good, str(tmp_path / "r"), "--healing-time", "0d"], 3, "positive"),
         "status of nothing": (["status", str(tmp_path / "empty")], 3, "no record of a run"),
         "verify of a foreign folder": (["verify", str(slices)], 3, "no record of a run"),
         "a report of nothing": (["report", str(tmp_path / "empty"), str(tmp_path / "new.html")], 3, "holds no results"),
@@ -204,13 +267,40 @@ def mistakes(tmp_path: Path, slices: Path, scan: Path) -> dict[str, tuple[list[s
 
 
 NAMES = [
-    "missing source", "empty folder", "a text file", "no voxel size", "a voxel size of zero", "a negative voxel size",
-    "a voxel size of no unit we know", "another voxel size", "NaN", "no such dataset", "an output that exists",
-    "no permission to overwrite what is not ours", "percentiles in the wrong order", "too little memory", "a block of zero",
-    "an amount of memory in words", "an unknown command", "no scheduler", "no GPU", "labels out of range",
-    "shapes that disagree", "voxel sizes that disagree", "no time unit", "segmenting what is not normalised",
-    "no such model", "status of nothing", "verify of a foreign folder", "a report of nothing",
-]  # fmt: skip
+    "missing source",
+    "empty folder",
+    "a text file",
+    "no voxel size",
+    "a voxel size of zero",
+    "a negative voxel size",
+    "a voxel size of no unit we know",
+    "another voxel size",
+    "NaN",
+    "an output that exists",
+    "percentiles in the wrong order",
+    "a block of zero",
+    "an amount of memory in words",
+    "an unknown command",
+    "no GPU",
+    "labels out of range",
+    "shapes that disagree",
+    "voxel sizes that disagree",
+    "no time unit",
+    "segmenting what is not normalised",
+    "no such model",
+    "a model cut short",
+    "a truncated slice",
+    "a slice of other shape",
+    "a missing slice",
+    "a slice of zero bytes",
+    "an HDF5 file cut short",
+    "no place to write",
+    "no contrast",
+    "a healing time of nothing",
+    "status of nothing",
+    "verify of a foreign folder",
+    "a report of nothing",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -70,7 +70,8 @@ def verify(path: str | Path) -> dict[str, Any]:
     folder = find_ledger(path)
     ledger, plan = Ledger.load(folder), read_plan(folder)
     if plan["target"] is None:
-        return {"record": str(folder), "frames": "every frame's checksum agrees", "blocks": int(ledger.done.sum())}
+        done = f"{int(ledger.done.sum())} of {ledger.done.size} recorded, all with a checksum that agrees"
+        return {"record": str(folder), "blocks": done}
     volume = open_zarr(path, unfinished=True)
     grid = Grid(three(plan["grid"]["shape"]), three(plan["grid"]["block_shape"]))
     if volume.shape != grid.shape:

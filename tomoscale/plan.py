@@ -24,8 +24,9 @@ from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
 Step = Kernel | tuple[Measure, ...]
 
 MEBI = 2**20
-PROCESS_BYTES = 260 * MEBI
-"""A process with NumPy, SciPy, Numba, TensorStore and Dask imported, before it holds a voxel."""
+PROCESS_BYTES = 470 * MEBI
+"""A process before it holds a voxel: 215 MiB with everything imported and compiled code loaded; the rest is what Numba
+keeps where it compiles the measures, which happens once on a machine (444 MiB with all kernels and measures)."""
 COMPRESSED = {"labels": 0.25, "mask": 0.25, "grey": 1.0}
 """Share of the uncompressed size that a target may take on disk: noise does not compress, labels always do."""
 
@@ -139,20 +140,22 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Projected peak of one process: the process itself, blocks computing, blocks being read or written."""
+        """Projected peak of one process: the process itself, blocks computing, blocks being read or written.
+
+        .. code-block:: text
+
+            a block that is read       its values      their chunks as stored
+            that computes              what the kernel holds
+            that is written            its values      a copy, its chunks as stored, the shard they become
+            every thread               keeps what chunks once took: the allocator does not give it back
+
+        `slots` blocks compute while `io_slots` others are read or written.
+        """
+        threads = min(self.resources.slots + self.resources.io_slots, len(self.grid))
+        computing = min(self.resources.slots, threads)
         read = self.padded_voxels * self.source_itemsize
-        written = 0 if self.target is None else self.core_voxels * self.target.dtype.itemsize
-        if isinstance(self.step, Kernel):
-            computing = int(self.padded_voxels * max(self.step.bytes_per_voxel, self.source_itemsize)) + written
-            fixed = self.step.fixed_bytes
-        else:
-            computing = read + int(self.padded_voxels * max(m.bytes_per_voxel for m in self.step))
-            fixed = 2 * sum(m.counts_bytes for m in self.step) * (self.resources.slots + 1)
-        # Encoding a shard holds its values and at worst as many bytes of compressed chunks.
-        waiting = max(read, 2 * written)
-        slots, io_slots = min(self.resources.slots, len(self.grid)), self.resources.io_slots
-        waiting_slots = min(io_slots, max(0, len(self.grid) - slots))
-        return PROCESS_BYTES + fixed + slots * max(computing, waiting) + waiting_slots * waiting + self._decoding_bytes
+        held = max(read, self._computing_bytes) * computing + max(read, self._written) * (threads - computing)
+        return self.process_bytes + self._counts_bytes + held + self._chunk_bytes * threads + self._decoding_bytes
 
     @property
     def device_bytes(self) -> int:
@@ -174,6 +177,39 @@ class Plan:
     def fits(self) -> bool:
         """Whether the projected memory is there, on the host and on the GPU."""
         return self.memory_bytes <= self.resources.memory_bytes and self.device_bytes <= self.resources.device_bytes
+
+    @property
+    def _written(self) -> int:
+        """Bytes of the largest block of the target."""
+        return 0 if self.target is None else self.core_voxels * self.target.dtype.itemsize
+
+    @property
+    def _computing_bytes(self) -> int:
+        """Most that one block holds on the host while it computes."""
+        read = self.padded_voxels * self.source_itemsize
+        if self.resources.device != "cpu":
+            return read + self._written
+        if not isinstance(self.step, Kernel):
+            return read + int(self.padded_voxels * max(m.bytes_per_voxel for m in self.step))
+        # What kernels declare is measured on sources of up to 4 bytes a voxel.
+        declared = self.step.bytes_per_voxel + max(0, self.source_itemsize - 4)
+        # The core of a block with a margin is copied out of the result.
+        copied = 0 if self.step.located or self.padded_voxels == self.core_voxels else self._written
+        return int(self.padded_voxels * max(declared, self.source_itemsize)) + copied
+
+    @property
+    def _counts_bytes(self) -> int:
+        """Counts of a measure: of every block in flight, one sum of some, and the total before and after it is added."""
+        if isinstance(self.step, Kernel):
+            return 0
+        return sum(m.counts_bytes for m in self.step) * (self.resources.slots + self.resources.io_slots + 3)
+
+    @property
+    def _chunk_bytes(self) -> int:
+        """Most that the chunks of one block take besides its values, measured on noise: see ``benchmarks/memory.py``."""
+        stored = sum(v.dtype.itemsize * COMPRESSED[v.kind] for v in self.sources.values())
+        written = 0.0 if self.target is None else self._written * (1.5 + COMPRESSED[self.target.kind])
+        return int(max(self.padded_voxels * stored, written))
 
     @property
     def _decoding_bytes(self) -> int:

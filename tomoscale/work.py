@@ -15,7 +15,7 @@ from tomoscale.engine import run
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Shape
 from tomoscale.ledger import Ledger, lease_owner
-from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map, plan_measure
+from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
 from tomoscale.volume import Volume
@@ -54,7 +54,7 @@ class Work:
     def map(self, kernel: Kernel, source: Volume, target: str | Path, **what: Any) -> Volume:
         """Plan a kernel into a new volume and run it; with `plan_only`, print the plan and return the description."""
         self.clear(Path(target))
-        plan = plan_map(kernel, source, target, block_shape=self._block(target), resources=self._resources(), **what)
+        plan = plan_map(kernel, source, target, block_shape=self.block_shape, resources=self._resources(), **what)
         assert plan.target is not None
         self._run(plan)
         return plan.target
@@ -104,9 +104,6 @@ class Work:
 
     def _resources(self) -> Resources:
         return self.resources or (this_machine() if self.client is None else resources_of(self.client))
-
-    def _block(self, target: str | Path) -> Shape | None:
-        return begun_block(ledger_folder(target)) or self.block_shape
 
 
 @contextmanager

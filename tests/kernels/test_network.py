@@ -66,7 +66,7 @@ def assert_labels_of(logits, labels):
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 @given(seed=seeds, shape=shapes, block_shape=blocks, tiles=st.tuples(*(st.integers(1, 5),) * 3))
-@settings(max_examples=15)
+@settings(max_examples=12)
 def test_labels_by_blocks_are_those_of_the_whole(bundles, name, seed, shape, block_shape, tiles):
     bundle, values = bundles[name], grey(shape, seed)
     stride = (1,) * (3 - bundle.dimensions) + bundle.reach.stride

@@ -66,3 +66,13 @@ def test_porosity_and_void_to_bone():
 
 def test_volumes_have_the_volume_of_anisotropic_voxels():
     np.testing.assert_array_equal(fraction.class_volumes(np.array([0, 3]), (2.0, 1.0, 0.5)), [0.0, 3.0])
+
+
+@given(seed=seeds, shape=small_shapes, block_shape=block_shapes)
+def test_what_is_not_valid_is_in_no_region(seed, shape, block_shape):
+    rng = np.random.default_rng(seed)
+    valid, roi = rng.random(shape) < 0.7, rng.integers(0, 2, shape).astype(np.uint8)
+    labels = np.where(valid, rng.integers(0, 4, shape), 77).astype(np.uint8)
+    counts = measure_by_blocks(fraction.roi_fractions(4, valid=True), (labels, roi, valid), block_shape)["roi"]
+    expected = [[((roi == r) & (labels == k) & valid).sum() for k in range(4)] for r in range(2)]
+    np.testing.assert_array_equal(counts, expected)

@@ -27,6 +27,16 @@ def test_confusion_by_blocks_equals_brute_force(seed, shape, block_shape, ignore
     assert counts.dtype == np.int64
 
 
+@given(seed=seeds, shape=small_shapes, block_shape=block_shapes)
+def test_what_is_not_valid_is_in_no_confusion_whatever_it_holds(seed, shape, block_shape):
+    rng = np.random.default_rng(seed)
+    valid = rng.random(shape) < 0.7
+    truth, labels = (np.where(valid, rng.integers(0, 3, shape), 200).astype(np.uint8) for _ in range(2))
+    counts = measure_by_blocks(overlap.confusion(3, valid=True), (truth, labels, valid), block_shape)["confusion"]
+    expected = [[((truth == k) & (labels == m) & valid).sum() for m in range(3)] for k in range(3)]
+    np.testing.assert_array_equal(counts, expected)
+
+
 def test_confusion_on_the_device(device):
     rng = np.random.default_rng(0)
     volumes = tuple(rng.integers(0, 3, (5, 6, 130), dtype=np.uint8) for _ in range(2))

@@ -89,7 +89,8 @@ def inference(  # noqa: PLR0913 -- each is one decision that the result or the m
     if output != "labels" and output not in names:
         raise ValueError(f"output must be 'labels' or one of the classes {names}, got {output!r}")
     tiles = _tiles(bundle, shape, tile_shape)
-    window = workspace_bytes(bundle.skeleton(), _batch_shape(bundle, tiles.largest_window)) * 5 // 4
+    # Resident memory grew by 1.4 times the activations: libraries copy to their own layouts.
+    window = workspace_bytes(bundle.skeleton(), _batch_shape(bundle, tiles.largest_window)) * 3 // 2
     at_once = at_once or max(1, min(os.cpu_count() or 1, ALL_WINDOWS_BYTES // window))
     target = None if output == "labels" else names.index(output)
     dtype = np.dtype(np.uint8 if target is None else np.float32)
@@ -214,7 +215,8 @@ class _Inference:
             )
         xp = namespace_for(values)
         device = "cpu" if on_host(values) else f"cuda:{values.device.id}"
-        forward = forward_of(self.bundle, *self.runtime, device)
+        streams = max(1, min(self.at_once, torch.get_num_threads())) if device == "cpu" else 1
+        forward = forward_of(self.bundle, *self.runtime, device, streams)
         result = xp.empty(block.write_shape, np.uint8 if self.target is None else np.float32)
         tiles = list(self.tiles.touched_by(block.write))
 
@@ -222,8 +224,7 @@ class _Inference:
             self._compute(tile, values, block, forward, result)
 
         if device == "cpu":
-            threads = window_threads(max(1, min(self.at_once, torch.get_num_threads())))
-            list(threads.map(compute, tiles))
+            list(window_threads(streams).map(compute, tiles))
         else:
             for tile in tiles:
                 compute(tile)

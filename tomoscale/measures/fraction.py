@@ -13,27 +13,33 @@ import numpy as np
 
 from tomoscale.arrays import Array, namespace_for
 from tomoscale.geometry import Block, Halo, Spacing
-from tomoscale.measures.pairs import Ids, fused_label_counts, label_counts, origin_of
+from tomoscale.measures.pairs import Ids, fused_label_counts, label_counts, masked, origin_of
 from tomoscale.step import Counts, Measure
 
 
-def roi_fractions(n_classes: int, n_regions: int = 2) -> Measure:
-    """Measure of `count_regions`: inputs ("labels", "roi"), count "roi" (n_regions, n_classes) int64."""
+def roi_fractions(n_classes: int, n_regions: int = 2, *, valid: bool = False) -> Measure:
+    """Measure of `count_regions`: inputs ("labels", "roi"), with `valid` "valid" too; count "roi"."""
     return replace(
         label_counts(n_classes, n_regions),
         name="regions",
         function=partial(count_regions, n_classes=n_classes, n_regions=n_regions),
-        inputs=("labels", "roi"),
+        inputs=("labels", "roi", "valid") if valid else ("labels", "roi"),
         halo=Halo(),
+        bytes_per_voxel=12.0 if valid else 2.0,
         counts_bytes=8 * n_classes * n_regions,
-        parameters={"n_classes": n_classes, "n_regions": n_regions},
+        parameters={"n_classes": n_classes, "n_regions": n_regions, "valid": valid},
     )
 
 
-def count_regions(labels: Array, roi: Array, *, block: Block, n_classes: int, n_regions: int) -> Counts:
-    """Count the core's voxels by (region, class)."""
+def count_regions(
+    labels: Array, roi: Array, valid: Array | None = None, *, block: Block, n_classes: int, n_regions: int
+) -> Counts:
+    """Count the core's voxels by (region, class): "roi" (n_regions, n_classes) int64; where `valid` is 0 none count."""
+    origin = origin_of(block)
     ids = Ids("labels", labels, n_classes)
-    return fused_label_counts(ids, block.core, roi=Ids("roi", roi, n_regions), origin=origin_of(block))
+    ids = ids if valid is None else masked(ids, valid, origin)
+    table = fused_label_counts(ids, block.core, roi=Ids("roi", roi, n_regions), origin=origin)["roi"]
+    return {"roi": table[:, :n_classes]}
 
 
 def bone_fraction(counts: np.ndarray, *, bone: int = 3, background: int = 0) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tomoscale.arrays import Array
 from tomoscale.geometry import Block, Halo
-from tomoscale.measures.pairs import Ids, fused_label_counts, label_counts, origin_of
+from tomoscale.measures.pairs import Ids, fused_label_counts, label_counts, masked, origin_of
 from tomoscale.step import Counts, Measure
 
 Classes = Literal["s1_all4", "s2_foreground3"] | tuple[int, ...]
@@ -23,28 +23,38 @@ PRESETS: dict[str, tuple[int, ...]] = {"s1_all4": (0, 1, 2, 3), "s2_foreground3"
 """Classes averaged in the papers' mIoU; 0.906 in one and 94.4 % in the other are not comparable."""
 
 
-def confusion(n_classes: int, *, ignore: int | None = None) -> Measure:
-    """Measure of `count_confusion`: inputs ("truth", "labels"), count "confusion" (n_classes, n_classes) int64."""
+def confusion(n_classes: int, *, ignore: int | None = None, valid: bool = False) -> Measure:
+    """Measure of `count_confusion`: inputs ("truth", "labels"), with `valid` "valid" too; count "confusion"."""
     return replace(
         label_counts(n_classes),
         name="confusion",
         function=partial(count_confusion, n_classes=n_classes, ignore=ignore),
+        inputs=("truth", "labels", "valid") if valid else ("truth", "labels"),
         halo=Halo(),
+        bytes_per_voxel=16.0 if valid else 2.0,
         counts_bytes=8 * n_classes**2,
-        parameters={"n_classes": n_classes, "ignore": ignore},
+        parameters={"n_classes": n_classes, "ignore": ignore, "valid": valid},
     )
 
 
-def count_confusion(truth: Array, labels: Array, *, block: Block, n_classes: int, ignore: int | None = None) -> Counts:
-    """Count the core's voxels by (truth, label).
+def count_confusion(
+    truth: Array, labels: Array, valid: Array | None = None, *, block: Block, n_classes: int, ignore: int | None = None
+) -> Counts:
+    """Count the core's voxels by (truth, label): "confusion" (n_classes, n_classes) int64.
+
+    Voxels where `valid` is 0, or whose truth is `ignore`, are in no count.
 
     Raises
     ------
     InputError
         If an id is not below `n_classes`; the message has its place in the volume.
     """
-    ids = Ids("labels", labels, n_classes)
-    return fused_label_counts(ids, block.core, truth=Ids("truth", truth, n_classes, ignore), origin=origin_of(block))
+    origin = origin_of(block)
+    known, found = Ids("truth", truth, n_classes, ignore), Ids("labels", labels, n_classes)
+    if valid is not None:
+        known, found = masked(known, valid, origin), masked(found, valid, origin)
+    table = fused_label_counts(found, block.core, truth=known, origin=origin)["confusion"]
+    return {"confusion": table[:n_classes, :n_classes]}
 
 
 def iou(confusion: np.ndarray, absent: Literal["nan", "zero"] = "nan") -> np.ndarray:

@@ -47,8 +47,8 @@ def check_runtime(backend: str, precision: str) -> None:
         )
 
 
-def forward_of(bundle: Bundle, backend: str, precision: str, device: str) -> Forward:
-    """Return the function that runs a network on a device; made once per process.
+def forward_of(bundle: Bundle, backend: str, precision: str, device: str, streams: int) -> Forward:
+    """Return the function that runs a network on a device, called by up to `streams` threads; made once per process.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def forward_of(bundle: Bundle, backend: str, precision: str, device: str) -> For
         If the backend cannot use the device.
     """
     with _PREPARING:
-        return _prepare(bundle, backend, precision, device)
+        return _prepare(bundle, backend, precision, device, streams if backend == "openvino" else 1)
 
 
 @cache
@@ -75,12 +75,12 @@ _PREPARING = threading.Lock()
 
 
 @lru_cache(maxsize=4)
-def _prepare(bundle: Bundle, backend: str, precision: str, device: str) -> Forward:
+def _prepare(bundle: Bundle, backend: str, precision: str, device: str, streams: int) -> Forward:
     if backend == "torch":
         return _Torch(bundle.network(device), precision)
     if device != "cpu":
         raise ValueError("backend 'openvino' runs on the CPU: use backend 'torch' on a GPU, or plan with device='cpu'")
-    return _OpenVino(bundle, precision)
+    return _OpenVino(bundle, precision, streams)
 
 
 class _Torch:
@@ -119,7 +119,7 @@ class _Torch:
 class _OpenVino:
     """Compiled once with free sizes: fixed sizes gave the same bits and no more speed."""
 
-    def __init__(self, bundle: Bundle, precision: str) -> None:
+    def __init__(self, bundle: Bundle, precision: str, streams: int) -> None:
         openvino: Any = importlib.import_module("openvino")
         size = [2 * s for s in bundle.reach.stride]
         example = torch.zeros(1, bundle.arguments["in_channels"], *size)
@@ -127,11 +127,11 @@ class _OpenVino:
             # It traces by torch.jit, which torch has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
             model = openvino.convert_model(bundle.network(), example_input=example)
-        threads = torch.get_num_threads()
+        # One thread a stream, and no more streams than are used: each takes the memory of a window.
         options = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-            "NUM_STREAMS": threads,
-            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams,
             "ENABLE_CPU_PINNING": False,
         }
         self.compiled = openvino.Core().compile_model(model, "CPU", options)
