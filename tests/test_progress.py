@@ -89,7 +89,10 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(monkeypatch):
 def test_a_notebook_gets_a_widget(monkeypatch):
     shell = types.SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "ipywidgets", types.ModuleType("ipywidgets"))
     assert progress.in_notebook()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: None))
+    assert not progress.in_notebook()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(3, "3 s"), (90, "2 min"), (3600, "1 h 0 min"), (8100, "2 h 15 min")])
