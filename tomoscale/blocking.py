@@ -31,14 +31,17 @@ def choose_block(draft: Callable[[Shape], Plan], shape: Shape, unit: Shape, chun
 
 def cost(plan: Plan) -> float:
     """Relative time per voxel wanted; only its order among candidates matters."""
-    blocks, parallel = len(plan.grid), plan.resources.parallel
-    idle = -(-blocks // parallel) * parallel / blocks
     decoded = plan.decoded_bytes / (math.prod(plan.source_shape) * plan.source_itemsize)
-    # Decoding runs at about 1 GB/s a core; a block itself costs some 10 ms of opening, checksum and record.
-    overhead = 1 + 1e7 / max(plan.core_voxels * plan.source_itemsize, 1)
-    # A share of the blocks is read while nothing computes yet: few huge blocks overlap badly.
-    ramp = 1 + parallel / blocks
-    return float((plan.redundancy + 0.3 * decoded) * idle * ramp * overhead**0.1)
+    # While the last block is computed all other cores may be idle, and while the first ones are read nothing computes.
+    largest = plan.core_voxels / math.prod(plan.grid.shape)
+    idle = 1 + (1.5 * plan.resources.parallel - 1) * largest
+    # A block itself costs some 10 ms of opening, checksum and record, as much as a megabyte.
+    overhead = 1 + 1e6 / (plan.core_voxels * plan.source_itemsize)
+    # Chunks thinner than others cost whoever reads the result.
+    thin = plan.target is not None and any(
+        b < min(n, CHUNK_VOXELS) for b, n in zip(plan.grid.block_shape, plan.grid.shape, strict=True)
+    )
+    return float((plan.redundancy + 0.3 * decoded) * idle * overhead * (1.1 if thin else 1.0))
 
 
 def _lengths(length: int, unit: int, chunk: int, source_chunk: int) -> list[int]:
@@ -47,7 +50,9 @@ def _lengths(length: int, unit: int, chunk: int, source_chunk: int) -> list[int]
     base = base if base < length else max(unit, min(base, length))
     multiples = sorted({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64})
     lengths = [base * m for m in multiples if base * m < length]
-    return [*lengths, -(-length // unit) * unit if unit > 1 else length]
+    # Whole slices of a wide scan only fit as slabs thinner than a chunk.
+    parts = [base // m for m in (2, 4, 8) if unit == 1 and base % m == 0 and base // m >= 8]
+    return [*parts, *lengths, -(-length // unit) * unit if unit > 1 else length]
 
 
 def writing_unit(target: Volume | None) -> Shape:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tomoscale.allocator import return_freed_blocks
 from tomoscale.arrays import to_device, to_host
 from tomoscale.errors import BlocksFailed, InputError, IntegrityError, Interrupted, PlanError, describe
 from tomoscale.geometry import Block, Region, shift
@@ -274,6 +275,7 @@ def run_blocks(message: bytes | Plan, numbers: list[int]) -> Outcome:
 
 def run_block(plan: Plan, block: Block) -> tuple[tuple[Any, ...], Counts]:
     """Read, compute, write one block; return its record and its counts."""
+    return_freed_blocks()
     started = time.perf_counter()
     values = {name: volume.read(block.read) for name, volume in plan.sources.items()}
     read = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any
 import tomoscale
 from tomoscale.blocking import choose_block, chunk_for, shard_of, writing_unit
 from tomoscale.errors import InputError
-from tomoscale.geometry import Block, Grid, Halo, Region, Shape, Spacing, read_span, three
+from tomoscale.geometry import Block, Grid, Halo, Region, Shape, Spacing, three
 from tomoscale.ledger import FOLDER, read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
 from tomoscale.resources import Resources, this_machine
+from tomoscale.spans import Axis, decoded_along, read_along
 from tomoscale.step import Kernel, Measure, make_block
 from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
 
@@ -84,19 +85,28 @@ class Plan:
             return self.step.block(self.grid, number, self.source_shape)
         return make_block(self.grid, number, self.source_shape, self.halo)
 
-    def spans(self, axis: int) -> Iterator[slice]:
-        """What the blocks read along one axis, in order: blocks are products of these, so totals are too."""
+    @cached_property
+    def axes(self) -> tuple[Axis, Axis, Axis]:
+        """What is read along z, y and x."""
         kernel = self.step if isinstance(self.step, Kernel) else None
-        stride, factor = (kernel.stride[axis], kernel.factor[axis]) if kernel else (1, 1.0)
-        block, length = self.grid.block_shape[axis], self.source_shape[axis]
-        for i in range(self.grid.counts[axis]):
-            stop = min((i + 1) * block, self.grid.shape[axis])
-            yield read_span(i * block, stop, length, self.halo.before[axis], self.halo.after[axis], stride, factor)
+        halo = self.halo
+        z, y, x = (
+            Axis(
+                self.grid.block_shape[a],
+                self.grid.shape[a],
+                self.source_shape[a],
+                (halo.before[a], halo.after[a]),
+                kernel.stride[a] if kernel else 1,
+                kernel.factor[a] if kernel else 1.0,
+            )
+            for a in range(3)
+        )
+        return z, y, x
 
     @cached_property
     def read_voxels(self) -> int:
         """Voxels read of each source, margins included."""
-        return math.prod(sum(s.stop - s.start for s in self.spans(a)) for a in range(3))
+        return math.prod(read_along(axis)[0] for axis in self.axes)
 
     @cached_property
     def read_bytes(self) -> int:
@@ -131,7 +141,7 @@ class Plan:
     @cached_property
     def padded_voxels(self) -> int:
         """Voxels of the largest block as read."""
-        return math.prod(max(s.stop - s.start for s in self.spans(a)) for a in range(3))
+        return math.prod(read_along(axis)[1] for axis in self.axes)
 
     @cached_property
     def core_voxels(self) -> int:
@@ -218,10 +228,7 @@ class Plan:
         return 2 * min(8, os.cpu_count() or 1) * largest
 
     def _decoded_voxels(self, chunk: Shape) -> int:
-        return math.prod(
-            sum(min(n, -(-s.stop // c) * c) - s.start // c * c for s in self.spans(a))
-            for a, (n, c) in enumerate(zip(self.source_shape, chunk, strict=True))
-        )
+        return math.prod(decoded_along(axis, c) for axis, c in zip(self.axes, chunk, strict=True))
 
     def describe(self) -> dict[str, Any]:
         """What guards a resumed run: the program, the step, the sources, the target and the grid, as JSON values."""
@@ -326,7 +333,7 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
             f"{source.name}: a volume of {shape_text(source.shape)} voxels leaves none after {kernel.name}"
         )
     given = target if isinstance(target, Volume) else None
-    unit = writing_unit(given)
+    given_unit = unit = writing_unit(given)
 
     def draft(block: Shape) -> Plan:
         return Plan(
@@ -358,7 +365,7 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
     check_alignment(block, shape, unit)
     plan = Plan(kernel, {"source": source}, target, Grid(shape, block), record, resources)
     check_target(plan)
-    check_memory(plan, draft, unit)
+    check_memory(plan, draft, given_unit)
     return plan
 
 
@@ -406,7 +413,7 @@ def plan_measure(
     def draft(block: Shape) -> Plan:
         return Plan(measures, sources, None, Grid(first.shape, block), folder, resources)
 
-    block = block_shape or choose_block(
+    block = block_shape or begun_block(folder) or choose_block(
         draft, first.shape, (1, 1, 1), first.storage.chunk_shape, first.storage.chunk_shape
     )
     plan = draft(block)
