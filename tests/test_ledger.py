@@ -113,3 +113,14 @@ def test_failures_are_kept_until_their_blocks_are_done(tmp_path):
     assert Ledger.load(tmp_path).failures() == {4: "ValueError: odd"}
     ledger.append(records(4), {})
     assert Ledger.load(tmp_path).failures() == {}
+
+
+def test_a_ledger_that_cannot_be_opened_gives_its_lease_back(tmp_path):
+    ledger = Ledger.start(tmp_path, PLAN, 10)
+    ledger.append(records(2), {})
+    frame = (tmp_path / "blocks.log").read_bytes()
+    (tmp_path / "blocks.log").write_bytes(frame + frame)
+    drop_lease(tmp_path)
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match="records a block twice"):
+            Ledger.start(tmp_path, PLAN, 10)

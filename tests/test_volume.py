@@ -71,7 +71,7 @@ def draw_region(data, shape):
     dtype=st.sampled_from(["bool", "int8", "uint8", "uint16", "int32", "uint64", "float16", "float32", "float64"]),
     data=st.data(),
 )
-def test_any_region_reads_as_it_slices(tmp_path_factory, seed, shape, chunk, factor, dtype, data):  # noqa: PLR0913
+def test_any_region_reads_as_it_slices(tmp_path_factory, seed, shape, chunk, factor, dtype, data):
     values = random_values(shape, dtype, seed)
     path = tmp_path_factory.mktemp("v") / "v.zarr"
     shard = tuple(c * s for c, s in zip(chunk, factor, strict=True))

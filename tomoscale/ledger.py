@@ -109,13 +109,17 @@ class Ledger:
         if path.exists():
             refuse_other_plan(folder, read_plan(folder), plan)
         take_lease(folder)
-        if not path.exists():
-            replace_text(path, json.dumps(plan, indent=1, sort_keys=True))
-        ledger = cls.in_memory(n_blocks)
-        ledger.folder = folder
-        end, path = ledger._read_frames(), folder / "blocks.log"
-        if path.exists() and end < path.stat().st_size:
-            os.truncate(path, end)
+        try:
+            if not path.exists():
+                replace_text(path, json.dumps(plan, indent=1, sort_keys=True))
+            ledger = cls.in_memory(n_blocks)
+            ledger.folder = folder
+            end, path = ledger._read_frames(), folder / "blocks.log"
+            if path.exists() and end < path.stat().st_size:
+                os.truncate(path, end)
+        except BaseException:
+            drop_lease(folder)
+            raise
         return ledger
 
     def append(self, records: np.ndarray, counts: Counts) -> None:
