@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -44,7 +45,6 @@ from tomoscale.volume import Volume, create_volume, open_zarr
 
 MEBI = 2**20
 VOXEL_UM = (5.0, 5.0, 5.0)
-GROWTH = (1, 8, 64)
 
 STEPS: dict[str, tuple[Callable[[str], Kernel | Measure], tuple[str, ...]]] = {
     "cast": (lambda d: cast(np.result_type(d, np.float32)), ("uint8", "float32", "float64")),
@@ -181,13 +181,19 @@ def measure_one(combination: Combination, folder: Path, size: int) -> dict[str, 
     }
 
 
-def projection(folder: Path, size: int, wanted: int) -> dict[str, Any]:
+def projection(folder: Path, size: int, wanted: int, cold: bool) -> dict[str, Any]:
     """Every combination, or `wanted` of them spread over the list, each in its own process."""
     every = combinations(size)
     wanted = min(wanted, len(every))
-    numbers = [i * len(every) // wanted for i in range(wanted)]
+    numbers = [i * (len(every) - 1) // max(wanted - 1, 1) for i in range(wanted)]
     make_sources(folder, size, {every[n].source for n in numbers})
     results = [_child("--one", str(n), "--size", str(size), "--folder", str(folder)) for n in numbers]
+    # Compiling takes memory too, once on a machine: the measure that takes most, as on a machine that never ran it.
+    if cold:
+        first = next(n for n, c in enumerate(every) if c.step == "label_counts")
+        with tempfile.TemporaryDirectory() as cache:
+            compiled = _child("--one", str(first), "--size", str(size), "--folder", str(folder), NUMBA_CACHE_DIR=cache)
+        results.append({**compiled, "step": "label_counts, compiled"})
     ratios = np.array([r["ratio"] for r in results])
     of_blocks = np.array([r["ratio_of_blocks"] for r in results])
     ranked = sorted(results, key=lambda r: r["ratio"])
@@ -207,22 +213,23 @@ def projection(folder: Path, size: int, wanted: int) -> dict[str, Any]:
     }
 
 
-def flat_one(step: str, where: str, largest_bytes: int) -> dict[str, Any]:
+def flat_one(step: str, where: str, largest_bytes: int, growth: int) -> dict[str, Any]:
     """Run a map or a measure over volumes of growing size here; peaks of all processes after each size."""
     folder = Path(tempfile.mkdtemp())
-    base = max(32, round((largest_bytes / GROWTH[-1]) ** (1 / 3) / 32) * 32)
+    base = max(32, round((largest_bytes / growth) ** (1 / 3) / 32) * 32)
+    scales = [2**k for k in range(1 + round(math.log2(growth) / 3))]
     block = (base // 2,) * 3
     peaks = []
     try:
-        for growth, client in _growing(where):
-            edge = base * round(growth ** (1 / 3))
+        for scale, client in _growing(where, scales):
+            edge = base * scale
             volume = Volume(Formula((edge,) * 3, block), VOXEL_UM)
             resources = Resources(slots=2, io_slots=1) if client is None else resources_of(client)
             if step == "map":
                 kernel = gaussian(5.0, VOXEL_UM).then(threshold(110))
                 run(
                     plan_map(
-                        kernel, volume, folder / f"{growth}.zarr", kind="mask", block_shape=block, resources=resources
+                        kernel, volume, folder / f"{edge}.zarr", kind="mask", block_shape=block, resources=resources
                     ),
                     client,
                 )
@@ -231,7 +238,7 @@ def flat_one(step: str, where: str, largest_bytes: int) -> dict[str, Any]:
                     plan_measure(
                         histogram(Population("uint8")),
                         volume,
-                        record=folder / f"{growth}",
+                        record=folder / f"{edge}",
                         block_shape=block,
                         resources=resources,
                     ),
@@ -246,16 +253,19 @@ def flat_one(step: str, where: str, largest_bytes: int) -> dict[str, Any]:
         "step": step,
         "where": where,
         "block": list(block),
-        "voxels": [(base * round(g ** (1 / 3))) ** 3 for g in GROWTH],
+        "voxels": [(base * scale) ** 3 for scale in scales],
         "peaks_mib": peaks,
         "largest_growth": rounded(max(growth_of_peaks), 4),
     }
 
 
-def flatness(largest_bytes: int) -> dict[str, Any]:
+def flatness(largest_gib: float, growth: int) -> dict[str, Any]:
     """Map and measure, on threads and on two worker processes."""
     cases = product(("map", "measure"), ("threads", "processes"))
-    runs = [_child("--flat", step, where, "--largest-gib", str(largest_bytes / 2**30)) for step, where in cases]
+    runs = [
+        _child("--flat", step, where, "--largest-gib", str(largest_gib), "--growth", str(growth))
+        for step, where in cases
+    ]
     return {"runs": runs, "largest_growth": max(r["largest_growth"] for r in runs), "limit": 1.1}
 
 
@@ -269,7 +279,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--combinations", type=int, default=6, help="how many are measured; 1000 measures all")
     parser.add_argument("--size", type=int, default=128, help="edge of the volume of the combinations, in voxels")
+    parser.add_argument("--cold", action="store_true", help="also compile a measure anew, which takes half a minute")
     parser.add_argument("--largest-gib", type=float, default=1 / 32, help="largest volume of the flatness")
+    parser.add_argument("--growth", type=int, default=64, help="how much larger it is than the smallest, a power of 8")
     parser.add_argument("--only", choices=["projection", "flatness"])
     parser.add_argument("--folder", type=Path, help="where the volumes are kept between runs")
     parser.add_argument("--keep", action="store_true")
@@ -280,34 +292,32 @@ def main() -> None:
         print(json.dumps(measure_one(combinations(options.size)[options.one], options.folder, options.size)))
         return
     if options.flat is not None:
-        print(json.dumps(flat_one(*options.flat, round(options.largest_gib * 2**30))))
+        print(json.dumps(flat_one(*options.flat, round(options.largest_gib * 2**30), options.growth)))
         return
     folder = options.folder or Path(tempfile.mkdtemp())
     folder.mkdir(exist_ok=True)
     figures: dict[str, Any] = {}
     if options.only != "flatness":
-        figures["projection"] = projection(folder, options.size, options.combinations)
+        figures["projection"] = projection(folder, options.size, options.combinations, options.cold)
     if options.only != "projection":
-        figures["flatness"] = flatness(round(options.largest_gib * 2**30))
+        figures["flatness"] = flatness(options.largest_gib, options.growth)
     publish("memory", figures, options.keep)
     if options.folder is None:
         shutil.rmtree(folder)
 
 
-def _growing(where: str) -> Iterator[tuple[int, Any]]:
-    """Sizes in order, with the client that serves them all."""
+def _growing(where: str, scales: list[int]) -> Iterator[tuple[int, Any]]:
+    """Scales in order, with the client that serves them all."""
     if where == "threads":
-        yield from ((growth, None) for growth in GROWTH)
+        yield from ((scale, None) for scale in scales)
         return
-    with local(2, memory_bytes=2**30) as client:
-        yield from ((growth, client) for growth in GROWTH)
+    with local(2, memory_bytes=2 * 2**30) as client:
+        yield from ((scale, client) for scale in scales)
 
 
-def _child(*arguments: str) -> dict[str, Any]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
+def _child(*arguments: str, **variables: str) -> dict[str, Any]:
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
     found = subprocess.run(
         [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False, env=environment
     )

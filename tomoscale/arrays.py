@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import platform
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,3 +58,11 @@ def free_device_bytes() -> int:
         return 0
     free, _ = importlib.import_module("cupy").cuda.Device().mem_info
     return int(free)
+
+
+def device_and_free_bytes() -> tuple[str, int]:
+    """Name of this process's GPU, the same for all that use it, and its free memory; no name and 0 without one."""
+    free = free_device_bytes()
+    if not free:
+        return "", 0
+    return f"{platform.node()} {importlib.import_module('cupy').cuda.Device().pci_bus_id}", free

@@ -37,11 +37,10 @@ def cost(plan: Plan) -> float:
     idle = 1 + (1.5 * plan.resources.parallel - 1) * largest
     # A block itself costs some 10 ms of opening, checksum and record, as much as a megabyte.
     overhead = 1 + 1e6 / (plan.core_voxels * plan.source_itemsize)
-    # Chunks thinner than others cost whoever reads the result.
-    thin = plan.target is not None and any(
-        b < min(n, CHUNK_VOXELS) for b, n in zip(plan.grid.block_shape, plan.grid.shape, strict=True)
-    )
-    return float((plan.redundancy + 0.3 * decoded) * idle * overhead * (1.1 if thin else 1.0))
+    # Chunks thinner than others compress worse and cost whoever reads the result.
+    thinnest = min(b / min(n, CHUNK_VOXELS) for b, n in zip(plan.grid.block_shape, plan.grid.shape, strict=True))
+    thin = 1 if plan.target is None else 1 - 0.05 * math.log2(min(thinnest, 1))
+    return float((plan.redundancy + 0.3 * decoded) * idle * overhead * thin)
 
 
 def _lengths(length: int, unit: int, chunk: int, source_chunk: int) -> list[int]:

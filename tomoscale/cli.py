@@ -249,7 +249,11 @@ def _add_convert(commands: Any) -> None:
         help="such as 5um, or three lengths z,y,x; needed where the file does not say",
     )
     parser.add_argument("--dataset", help="path inside an HDF5 file")
-    parser.add_argument("--kind", choices=("grey", "labels"), default="grey", help="what the voxels are (default grey)")
+    parser.add_argument(
+        "--kind",
+        choices=("grey", "labels", "mask"),
+        help="what the voxels are (default: what the source says, else grey)",
+    )
     parser.add_argument(
         "--not-finite",
         choices=("refuse", "zero"),

@@ -6,13 +6,14 @@ Everything listens on the loopback address alone: whoever reaches a Dask schedul
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tomoscale.arrays import cuda_available, free_device_bytes
+from tomoscale.arrays import cuda_available, device_and_free_bytes
 from tomoscale.errors import PlanError
 from tomoscale.resources import Resources
 
@@ -90,7 +91,6 @@ def gpus() -> Iterator[Client]:
         raise PlanError('dask-cuda is not installed: pip install "tomoscale[cuda13]"') from error
     from distributed import Client
 
-    # One pool for CuPy and torch: two pools would each keep what the other lacks.
     with (
         LocalCUDACluster(
             host=LOOPBACK,
@@ -151,7 +151,10 @@ def resources_of(client: Any) -> Resources:
     threads = min(w["nthreads"] for w in workers)
     limits = [w["memory_limit"] for w in workers if w["memory_limit"]]
     memory = int(0.8 * min(limits)) if limits else psutil.virtual_memory().available // (2 * len(workers))
-    free = client.run(free_device_bytes)
-    if free and min(free.values()) > 0:
-        return Resources(len(workers), 1, max(1, threads - 1), memory, "cuda", int(0.8 * min(free.values())))
+    devices = list(client.run(device_and_free_bytes).values())
+    if devices and min(free for _, free in devices) > 0:
+        # Workers that share a GPU share its memory.
+        shares = Counter(device for device, _ in devices)
+        device_bytes = min(free // shares[device] for device, free in devices)
+        return Resources(len(workers), 1, max(1, threads - 1), memory, "cuda", int(0.8 * device_bytes))
     return Resources(len(workers), max(1, threads - IO_THREADS), IO_THREADS, memory)

@@ -42,7 +42,7 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     *,
     voxel_size_um: float | Spacing | None = None,
     dataset: str | None = None,
-    kind: Kind = "grey",
+    kind: Kind | None = None,
     nan_policy: Literal["refuse", "zero"] = "refuse",
     work: Work | None = None,
 ) -> Volume:
@@ -57,6 +57,7 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     dataset : str
         Inside an HDF5 file.
     kind : "grey", "labels" or "mask"
+        What the voxels are; None takes what the source says, which is "grey" for foreign files.
     nan_policy : "refuse" or "zero"
         What becomes of NaN and infinite values.
     work : Work or None
@@ -77,7 +78,7 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
         raise InputError(
             f"{volume.name} does not say how large a voxel is, and it is never guessed: give --voxel-size, such as 5um"
         )
-    kernel = cast(volume.dtype, nan_policy)
+    kernel, kind = cast(volume.dtype, nan_policy), kind or volume.kind
     return work.map(kernel, volume, target, kind=kind, classes=volume.classes or (CLASSES if kind == "labels" else ()))
 
 
@@ -111,7 +112,7 @@ def normalise(
     ValueError
         If the percentiles are not ordered within 0..100.
     InputError
-        If both percentiles are one value: there is nothing to scale.
+        If both percentiles are one value, or no voxel counts: there is nothing to scale.
     """
     work = work or Work()
     low_percent, high_percent = percentiles_percent
@@ -121,10 +122,9 @@ def normalise(
         )
     volume = opened(source)
     low, high = _percentiles(volume, Path(target), percentiles_percent, exclude_zeros, disc, work)
-    if low == high:
-        raise InputError(
-            f"{volume.name}: its percentiles {low_percent} and {high_percent} are both {low}, so there is no contrast to scale"
-        )
+    if not low < high:
+        found = "no voxel counts" if low != low else f"its percentiles {low_percent} and {high_percent} are both {low}"
+        raise InputError(f"{volume.name}: {found}, so there is no contrast to scale")
     return work.map(clip_and_scale(low, high), volume, target, kind="grey")
 
 

@@ -25,9 +25,11 @@ from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
 Step = Kernel | tuple[Measure, ...]
 
 MEBI = 2**20
-PROCESS_BYTES = 470 * MEBI
-"""A process before it holds a voxel: 215 MiB with everything imported and compiled code loaded; the rest is what Numba
-keeps where it compiles the measures, which happens once on a machine (444 MiB with all kernels and measures)."""
+PROCESS_BYTES = 260 * MEBI
+"""A process before it holds a voxel: 215 MiB with everything imported and compiled code loaded, 251 MiB where Numba has
+just compiled all kernels, once on a machine."""
+COMPILING_BYTES = 210 * MEBI
+"""What Numba keeps where it has compiled all measures, again once on a machine: 444 MiB in all."""
 COMPRESSED = {"labels": 0.25, "mask": 0.25, "grey": 1.0}
 """Share of the uncompressed size that a target may take on disk: noise does not compress, labels always do."""
 
@@ -150,22 +152,21 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Projected peak of one process: the process itself, blocks computing, blocks being read or written.
+        """Projected peak of one process, tested against what is measured by ``benchmarks/memory.py``.
+
+        `slots` blocks compute, or are read or written, while `io_slots` others are read or written:
 
         .. code-block:: text
 
-            a block that is read       its values      their chunks as stored
-            that computes              what the kernel holds
-            that is written            its values      a copy, its chunks as stored, the shard they become
-            every thread               keeps what chunks once took: the allocator does not give it back
-
-        `slots` blocks compute while `io_slots` others are read or written.
+            read       its values, and their chunks as stored
+            computed   what the kernel or the measure declares
+            written    its values, a copy of them, their chunks as stored
         """
         threads = min(self.resources.slots + self.resources.io_slots, len(self.grid))
-        computing = min(self.resources.slots, threads)
-        read = self.padded_voxels * self.source_itemsize
-        held = max(read, self._computing_bytes) * computing + max(read, self._written) * (threads - computing)
-        return self.process_bytes + self._counts_bytes + held + self._chunk_bytes * threads + self._decoding_bytes
+        slots = min(self.resources.slots, threads)
+        moving = max(self._reading_bytes, self._writing_bytes)
+        blocks = slots * max(self._computing_bytes, moving) + (threads - slots) * moving
+        return self.process_bytes + self._counts_bytes + blocks + self._decoding_bytes
 
     @property
     def device_bytes(self) -> int:
@@ -181,7 +182,7 @@ class Plan:
     @property
     def process_bytes(self) -> int:
         """What a process takes before it holds a voxel."""
-        return PROCESS_BYTES + (self.step.fixed_bytes if isinstance(self.step, Kernel) else 0)
+        return PROCESS_BYTES + (self.step.fixed_bytes if isinstance(self.step, Kernel) else COMPILING_BYTES)
 
     @property
     def fits(self) -> bool:
@@ -189,22 +190,33 @@ class Plan:
         return self.memory_bytes <= self.resources.memory_bytes and self.device_bytes <= self.resources.device_bytes
 
     @property
-    def _written(self) -> int:
+    def _reading_bytes(self) -> int:
+        """Most that one block takes while it is read: its values and their chunks as stored."""
+        stored = (v.dtype.itemsize * (1 + COMPRESSED[v.kind]) for v in self.sources.values())
+        return int(self.padded_voxels * sum(stored))
+
+    @property
+    def _written_bytes(self) -> int:
         """Bytes of the largest block of the target."""
         return 0 if self.target is None else self.core_voxels * self.target.dtype.itemsize
+
+    @property
+    def _writing_bytes(self) -> int:
+        """Most that one block takes while it is written: values, a copy, chunks as stored and some room to make them."""
+        return 0 if self.target is None else int(self._written_bytes * (2.25 + COMPRESSED[self.target.kind]))
 
     @property
     def _computing_bytes(self) -> int:
         """Most that one block holds on the host while it computes."""
         read = self.padded_voxels * self.source_itemsize
         if self.resources.device != "cpu":
-            return read + self._written
+            return read + self._written_bytes
         if not isinstance(self.step, Kernel):
             return read + int(self.padded_voxels * max(m.bytes_per_voxel for m in self.step))
         # What kernels declare is measured on sources of up to 4 bytes a voxel.
         declared = self.step.bytes_per_voxel + max(0, self.source_itemsize - 4)
         # The core of a block with a margin is copied out of the result.
-        copied = 0 if self.step.located or self.padded_voxels == self.core_voxels else self._written
+        copied = 0 if self.step.located or self.padded_voxels == self.core_voxels else self._written_bytes
         return int(self.padded_voxels * max(declared, self.source_itemsize)) + copied
 
     @property
@@ -213,13 +225,6 @@ class Plan:
         if isinstance(self.step, Kernel):
             return 0
         return sum(m.counts_bytes for m in self.step) * (self.resources.slots + self.resources.io_slots + 3)
-
-    @property
-    def _chunk_bytes(self) -> int:
-        """Most that the chunks of one block take besides its values, measured on noise: see ``benchmarks/memory.py``."""
-        stored = sum(v.dtype.itemsize * COMPRESSED[v.kind] for v in self.sources.values())
-        written = 0.0 if self.target is None else self._written * (1.5 + COMPRESSED[self.target.kind])
-        return int(max(self.padded_voxels * stored, written))
 
     @property
     def _decoding_bytes(self) -> int:
@@ -413,8 +418,10 @@ def plan_measure(
     def draft(block: Shape) -> Plan:
         return Plan(measures, sources, None, Grid(first.shape, block), folder, resources)
 
-    block = block_shape or begun_block(folder) or choose_block(
-        draft, first.shape, (1, 1, 1), first.storage.chunk_shape, first.storage.chunk_shape
+    block = (
+        block_shape
+        or begun_block(folder)
+        or choose_block(draft, first.shape, (1, 1, 1), first.storage.chunk_shape, first.storage.chunk_shape)
     )
     plan = draft(block)
     check_memory(plan, draft, (1, 1, 1))

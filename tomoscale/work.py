@@ -12,9 +12,9 @@ from typing import Any
 
 from tomoscale.cluster import connect, resources_of
 from tomoscale.engine import run
-from tomoscale.errors import PlanError
+from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.geometry import Shape
-from tomoscale.ledger import Ledger, lease_owner
+from tomoscale.ledger import Ledger, lease_owner, read_plan
 from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
@@ -70,7 +70,8 @@ class Work:
         if not self.overwrite or self.plan_only or not path.exists():
             return
         inside = ledger_folder(path)
-        folder = next((f for f in (inside, path) if f is not None and (f / "plan.json").exists()), None)
+        ours = inside is not None and (inside / "plan.json").exists()
+        folder = inside if ours else path if _is_record(path) else None
         if folder is None:
             raise PlanError(
                 f"{path} was not made by tomoscale, so --overwrite does not remove it: remove it yourself, or give another output"
@@ -104,6 +105,14 @@ class Work:
 
     def _resources(self) -> Resources:
         return self.resources or (this_machine() if self.client is None else resources_of(self.client))
+
+
+def _is_record(folder: Path) -> bool:
+    """Whether a folder is the record of a run of this program; a file named plan.json alone says nothing."""
+    try:
+        return str(read_plan(folder)["program"]).startswith("tomoscale ")
+    except (IntegrityError, KeyError):
+        return False
 
 
 @contextmanager

@@ -70,8 +70,8 @@ def cast(dtype: DTypeLike, nan_policy: Literal["refuse", "zero"] = "refuse") -> 
         partial(replace_not_finite, dtype=np.dtype(dtype), nan_policy=nan_policy),
         Halo(),
         np.dtype(dtype),
-        # A float source is at most as wide as the result: source, mask and its inverse or filled copy, result.
-        bytes_per_voxel=2 + 3 * np.dtype(dtype).itemsize,
+        # A float source is at most as wide as the result: source, mask and its inverse, perhaps a filled copy, result.
+        bytes_per_voxel=2 + (3 if nan_policy == "zero" else 2) * np.dtype(dtype).itemsize,
         parameters={"dtype": np.dtype(dtype).name, "nan_policy": nan_policy},
         located=True,
     )

@@ -28,7 +28,7 @@ from tomoscale.arrays import Array, namespace_for, on_host
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Block, Grid, Halo, Region, Shape, read_span, region_shape, shift, three
 from tomoscale.networks.bundle import Bundle
-from tomoscale.networks.runtime import Forward, check_runtime, forward_of, window_threads
+from tomoscale.networks.runtime import Forward, check_runtime, forward_of, share_memory_pool, window_threads
 from tomoscale.networks.workspace import workspace_bytes
 from tomoscale.step import Kernel
 
@@ -217,6 +217,8 @@ class _Inference:
         device = "cpu" if on_host(values) else f"cuda:{values.device.id}"
         streams = max(1, min(self.at_once, torch.get_num_threads())) if device == "cpu" else 1
         forward = forward_of(self.bundle, *self.runtime, device, streams)
+        if device != "cpu":
+            share_memory_pool(xp)
         result = xp.empty(block.write_shape, np.uint8 if self.target is None else np.float32)
         tiles = list(self.tiles.touched_by(block.write))
 

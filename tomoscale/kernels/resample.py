@@ -189,7 +189,7 @@ def resample(factor: Spacing, order: Order, dtype: DTypeLike = np.float32, antia
         partial(resample_values, factor=factor, order=order, dtype=dtype, antialias=antialias),
         Halo(three(before for before, _ in halos), three(after for _, after in halos)),
         dtype,
-        bytes_per_voxel=_peak_bytes(factor, dtype),
+        bytes_per_voxel=_peak_bytes(factor, dtype, order),
         parameters={"factor": list(factor), "order": order, "dtype": dtype.name, "antialias": antialias},
         factor=factor,
         target_shape=partial(resampled_shape, factor=factor),
@@ -236,18 +236,18 @@ def _boxes(block: Block, factor: Shape) -> Region:
     return z, y, x
 
 
-def _peak_bytes(factor: Spacing, dtype: np.dtype) -> float:
+def _peak_bytes(factor: Spacing, dtype: np.dtype, order: Order) -> float:
     """Most bytes held at once, per source voxel.
 
     The source, the result of the axis before, and three times that of this axis: the sum and, on a GPU, one term of it
-    before and after its conversion.
+    before and after its conversion. The nearest voxel (order 0) keeps its type and is just taken.
     """
-    itemsize = max(4, dtype.itemsize)
+    itemsize, terms = (dtype.itemsize, 1) if order == 0 else (max(4, dtype.itemsize), 3)
     # A short block yields up to half a voxel more than its length over the factor: 1/16 for 8 voxels.
     sizes = [1.0]
     for f in factor:
         sizes.append(sizes[-1] * (1 / f + 1 / 16))
-    steps = [(a if i else 0) + 3 * b for i, (a, b) in enumerate(pairwise(sizes))]
+    steps = [(a if i else 0) + terms * b for i, (a, b) in enumerate(pairwise(sizes))]
     return itemsize * (1 + max(steps))
 
 

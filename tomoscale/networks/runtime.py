@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -70,6 +71,30 @@ def window_threads(count: int) -> ThreadPoolExecutor:
     # set_num_threads is also the default of threads that come later, which are not ours.
     torch.set_num_threads(outside)
     return pool
+
+
+@cache
+def share_memory_pool(cupy: ModuleType) -> None:
+    """Let CuPy take device memory from torch's pool from now on, in this process.
+
+    Two pools would each keep what the other lacks: blocks that a network has left free could not become its activations.
+    Torch hands memory back to the stream it was taken on, so CuPy's current stream goes with every request.
+
+    Parameters
+    ----------
+    cupy : module
+        The namespace of the blocks that a network meets on a GPU.
+    """
+
+    def take(n_bytes: int, device: int) -> int:
+        return int(torch.cuda.caching_allocator_alloc(n_bytes, device, cupy.cuda.get_current_stream().ptr))
+
+    def give_back(address: int, device: int) -> None:
+        torch.cuda.caching_allocator_delete(address)  # type: ignore[no-untyped-call]
+
+    cupy.cuda.set_allocator(cupy.cuda.PythonFunctionAllocator(take, give_back).malloc)
+    # Arrays that live on return to CuPy's own pool; what is free there would be lost to both.
+    cupy.get_default_memory_pool().free_all_blocks()
 
 
 _PREPARING = threading.Lock()

@@ -96,6 +96,9 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
         return None
     isotropic = len(set(voxel_size)) == 1
     quantities = quantities_of(counts, voxel_size, healing_days, isotropic)
+    caveats = caveats_of(counts, isotropic)
+    if "grey" in volumes and "grey" not in counts:
+        caveats.append("Grey values are not integers: signal and contrast to noise were not measured.")
     if "grey" in counts:
         quantities += grey_quantities(moments(grey_population(volumes["grey"]), counts["grey"]))
     content = {
@@ -111,7 +114,7 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
         },
         "quantities": quantities,
         **({"confusion": {"counts": counts["labels"]["confusion"].tolist()}} if "truth" in volumes else {}),
-        "caveats": caveats_of(counts, isotropic),
+        "caveats": caveats,
         "runs": work.runs,
     }
     replace_text(folder / "results.json", json.dumps(content, indent=1))
@@ -232,6 +235,11 @@ def degradation(
     cells = counts["reference"]["configurations"]
     initial = object_volume(cells, voxel_size)
     residual = n_metal * float(np.prod(voxel_size))
+    if not surface_area(cells, voxel_size) > 0:
+        raise InputError(
+            "the reference has no surface inside the volume, so there is no degradation rate: give the mask of the screw as "
+            "implanted, or leave out the healing time"
+        )
     areas = {"dr": ("degradation rate", surface_area(cells, voxel_size), "Crofton surface in 13 directions")}
     if isotropic:
         area = contact.surface_area_of_voxels(counts["reference surface"], voxel_size)

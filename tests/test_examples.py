@@ -1,0 +1,125 @@
+"""Examples and benchmarks run: each as a user starts it, at toy size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import tifffile
+from nbclient import NotebookClient
+
+from tomoscale.arrays import cuda_available
+from tomoscale.networks.bundle import load_bundle
+from tomoscale.volume import open_zarr
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = {
+    "convert.py": ("--size", "32", "--repeat", "1"),
+    "fused_measures.py": ("--size", "32", "--block", "32", "--repeat", "1"),
+    "gpu.py": ("--size", "48", "--block", "24", "--repeat", "1"),
+    "many_blocks.py": ("--edge", "3", "--processes", "1"),
+    "memory.py": ("--only", "projection", "--combinations", "1", "--size", "64"),
+    "segmentation.py": ("--size", "32", "--slices", "2", "--repeat", "1"),
+    "storage.py": ("--size", "32", "--shard", "32", "--chunk", "16", "--repeats", "1"),
+}
+SHARED = {"record.py"}
+"""Modules that benchmarks import; they measure nothing themselves."""
+EXAMPLES = {"implant_study.py", "measure_bone.py", "own_kernel.py", "train_demo_model.py"}
+
+
+def start(script: Path, *arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def printed(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_script_has_a_test():
+    assert {p.name for p in (ROOT / "examples").glob("*.py")} == EXAMPLES
+    assert {p.name for p in (ROOT / "benchmarks").glob("*.py")} <= {*BENCHMARKS, *SHARED}
+
+
+@pytest.mark.parametrize("given", [None, 100.0])
+def test_measure_bone_gives_the_fraction_that_numpy_counts(tmp_path, given):
+    random = np.random.default_rng(4)
+    bone = np.zeros((20, 24, 28), bool)
+    bone[5:14, 6:20, 4:18] = True
+    grey = np.where(bone, 150, 40).astype(np.uint8) + random.integers(0, 9, bone.shape, np.uint8)
+    (tmp_path / "slices").mkdir()
+    for z, plane in enumerate(grey):
+        tifffile.imwrite(tmp_path / "slices" / f"{z:03d}.tif", plane)
+    level = () if given is None else ("--threshold", str(given))
+    command = (ROOT / "examples" / "measure_bone.py", "slices", "bone", "--voxel-size", "10um", *level)
+    lines = printed(start(*command, folder=tmp_path)).splitlines()
+    found = {line[:14].strip(): line[14:].split()[0] for line in lines}
+    assert found["BV/TV"] == f"{bone.mean():.6f}"
+    assert found["Euler number"] == "1"
+    assert float(found["threshold"]) == (48.0 if given is None else given)
+    np.testing.assert_array_equal(open_zarr(tmp_path / "bone" / "bone.zarr").read(), bone)
+
+
+def test_own_kernel_states_that_blocks_equal_the_whole(tmp_path):
+    assert "12 blocks equal the whole" in printed(start(ROOT / "examples" / "own_kernel.py", folder=tmp_path))
+
+
+def test_implant_study_ends_with_a_report_and_goes_on_where_it_was(tmp_path):
+    command = (ROOT / "examples" / "implant_study.py", "study", "--size", "40")
+    first = printed(start(*command, folder=tmp_path))
+    assert all(name in first for name in ("IoU bone", "degradation rate", "bone-implant contact", "signal to noise"))
+    page = (tmp_path / "study" / "report.html").read_bytes()
+    assert b"degradation rate" in page
+    written = (tmp_path / "study" / "labels.zarr" / "zarr.json").stat().st_mtime_ns
+    assert printed(start(*command, folder=tmp_path)) == first
+    assert (tmp_path / "study" / "labels.zarr" / "zarr.json").stat().st_mtime_ns == written
+
+
+def test_training_the_demo_model_writes_a_bundle_that_loads(tmp_path):
+    short = "import sys; sys.argv = ['train', 'bundle', '--steps', '2']; import train_demo_model as t; t.SIZES = (48, 40); t.PATCH = 32; t.main()"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}"}
+    subprocess.run([sys.executable, "-c", short], cwd=tmp_path, env=environment, check=True, timeout=240)
+    assert [c.id for c in load_bundle(tmp_path / "bundle").classes] == [0, 1, 2, 3]
+
+
+def test_the_notebook_runs_from_a_fresh_kernel(tmp_path, monkeypatch):
+    notebook = nbformat.read(ROOT / "examples" / "from_slices_to_report.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "outputs are not stored"
+    assert code[0].source.startswith("SIZE = 112")
+    code[0].source = "SIZE = 48"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, kernel_name="python3", timeout=240, resources=place).execute()
+    shown = [output.data for cell in code for output in cell.outputs if "data" in output]
+    assert sum("image/png" in data for data in shown) == 3
+    assert any("<table>" in data.get("text/html", "") for data in shown), "the plan is shown as a table"
+    assert any("IntProgress" in data["text/plain"] for data in shown), "the run shows its progress"
+    assert (tmp_path / "study_48" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if (ROOT / "benchmarks" / name).exists()])
+def test_a_benchmark_prints_one_line_of_json(name, tmp_path):
+    done = start(ROOT / "benchmarks" / name, *BENCHMARKS[name], folder=tmp_path)
+    (line,) = printed(done).splitlines()
+    figures = json.loads(line)
+    assert figures["benchmark"] == name.removesuffix(".py")
+    if name == "gpu.py" and not cuda_available():
+        assert figures["skipped"] == "no CUDA device"
+        return
+    assert figures["machine"]["cores"] >= 1
