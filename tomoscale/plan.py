@@ -28,8 +28,8 @@ MEBI = 2**20
 PROCESS_BYTES = 260 * MEBI
 """A process before it holds a voxel: 215 MiB with everything imported and compiled code loaded, 251 MiB where Numba has
 just compiled all kernels, once on a machine."""
-COMPILING_BYTES = 210 * MEBI
-"""What Numba keeps where it has compiled all measures, again once on a machine: 444 MiB in all."""
+COMPILING_BYTES = 90 * MEBI
+"""What Numba keeps where it has just compiled all measures too, again once on a machine: 343 MiB in all."""
 COMPRESSED = {"labels": 0.25, "mask": 0.25, "grey": 1.0}
 """Share of the uncompressed size that a target may take on disk: noise does not compress, labels always do."""
 

@@ -292,8 +292,8 @@ def _measure(
         function=function,
         inputs=("grey",) if population.n_classes is None else ("grey", "labels"),
         halo=Halo.uniform(population.interior_voxels),
-        # Where there is an interior: that and copies of the core; on a GPU work space for an eighth of the planes.
-        bytes_per_voxel=8.0,
+        # Where there is an interior: that and copies of the core; else, on a GPU, work space for an eighth of the planes.
+        bytes_per_voxel=8.0 if population.interior_voxels else 4.0,
         counts_bytes=8 * (population.n_rows * columns + 2),
         parameters={**asdict(population), **(more or {})},
     )
