@@ -372,4 +372,4 @@ def test_help_names_every_command_and_code(capsys):
 
 def test_importing_the_package_imports_neither_torch_nor_zarr():
     code = "import sys, tomoscale, tomoscale.cli; sys.exit(any(m in sys.modules for m in ('torch', 'cupy', 'zarr', 'dask', 'numpy')))"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
