@@ -373,3 +373,11 @@ def test_help_names_every_command_and_code(capsys):
 def test_importing_the_package_imports_neither_torch_nor_zarr():
     code = "import sys, tomoscale, tomoscale.cli; sys.exit(any(m in sys.modules for m in ('torch', 'cupy', 'zarr', 'dask', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--overwrite"]])
+def test_an_output_that_is_its_own_input_is_refused_and_nothing_is_lost(scan, values, arguments, capsys):
+    assert main(["convert", str(scan), str(scan), *arguments]) == 4
+    assert "give another output" in said(capsys)
+    assert main(["convert", str(scan), str(scan.parent), *arguments]) == 4
+    np.testing.assert_array_equal(open_zarr(scan).read(), values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,6 @@ class Plan:
     grid: Grid
     record: Path | None
     resources: Resources
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
@@ -280,7 +279,6 @@ class Plan:
                 if self.resources.device != "cpu"
                 else []
             ),
-            *[("note", note) for note in self.notes],
         ]
 
     def __str__(self) -> str:
