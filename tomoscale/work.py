@@ -100,6 +100,8 @@ class Work:
                     "wall": round(time.perf_counter() - started, 2),
                 },
                 "blocks": len(plan.grid),
+                "grid": list(plan.grid.counts),
+                "record": None if plan.record is None else str(plan.record),
                 "retries": 0 if ledger is None else ledger.retries,
             }
         )

@@ -129,7 +129,8 @@ class ZarrArray:
         for shard in self._clipped_shards(region):
             self._shard_file(shard).unlink(missing_ok=True)
         with _translated(self, region, writing=True):
-            store[region].write(values).result()
+            # Waited for below, so the values may be read in place: without that they are copied whole first.
+            store[region].write(values, can_reference_source_data_indefinitely=True).result()
 
     def create(self, attributes: dict[str, Any]) -> None:
         """Put the metadata of an array without voxels on disk, at once or not at all.
