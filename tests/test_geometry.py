@@ -43,6 +43,16 @@ def test_reads_start_and_end_at_multiples_of_the_stride_counted_from_the_origin(
     assert span.stop - stride < start + length + before <= span.stop
 
 
+@given(start=st.integers(0, 200), length=st.integers(1, 90), cells=st.integers(1, 9), margin=st.integers(0, 40))
+def test_reads_hold_the_margins_of_every_tile_they_touch_and_no_more(start, length, cells, margin):
+    stride, stop = 4, start + length
+    tile = cells * stride
+    span = read_span(start, stop, 10_000, margin, margin, stride, 1.0, tile)
+    touched = range(start // tile, -(-stop // tile))
+    windows = [read_span(t * tile, (t + 1) * tile, 10_000, margin, margin, stride, 1.0) for t in touched]
+    assert (span.start, span.stop) == (windows[0].start, windows[-1].stop)
+
+
 @given(target_start=st.integers(0, 60), length=st.integers(1, 20), factor=st.floats(0.2, 5))
 def test_a_resampled_block_reads_the_voxels_around_its_samples(target_start, length, factor):
     span = read_span(target_start, target_start + length, 10_000, 0, 1, 1, factor)

@@ -78,7 +78,7 @@ def slice_network(dtype: str = "uint8") -> Kernel:
     return Kernel("network", same, Halo.symmetric((0, 56, 56)), np.dtype(dtype), 40, stride=(1, 8, 8), own_threads=True)
 
 
-def any_kernel(before: Shape, after: Shape, stride: Shape, factor: Spacing) -> Kernel:
+def any_kernel(before: Shape, after: Shape, stride: Shape, factor: Spacing, tile: Shape) -> Kernel:
     return Kernel(
         "any",
         same,
@@ -86,6 +86,7 @@ def any_kernel(before: Shape, after: Shape, stride: Shape, factor: Spacing) -> K
         np.dtype(np.float32),
         10,
         stride=stride,
+        tile=tile,
         factor=factor,
         target_shape=partial(resampled_shape, factor=factor),
         located=True,
@@ -110,11 +111,12 @@ def spanned(region: Region, shape: Shape, chunk: Shape) -> int:
     stride=strides,
     factor=factors,
     chunk=block_shapes,
+    tile=strides,
 )
-def test_totals_are_the_sums_over_all_blocks(shape, block, before, after, stride, factor, chunk):
+def test_totals_are_the_sums_over_all_blocks(shape, block, before, after, stride, factor, chunk, tile):
     if min(round(n / f) for n, f in zip(shape, factor, strict=True)) < 1:
         return
-    kernel = any_kernel(before, after, stride, factor)
+    kernel = any_kernel(before, after, stride, factor, tile)
     target = kernel.shape_of_target(shape)
     volume = Volume(MemoryArray(np.zeros(target, np.float32)))
     plan = Plan(kernel, {"source": described(shape, "uint16", chunk)}, volume, Grid(target, block), None, LAPTOP)
@@ -224,7 +226,7 @@ def test_volumes_that_are_missing_or_not_on_one_grid_are_refused():
 
 
 def test_a_result_without_a_voxel_is_refused(tmp_path):
-    kernel = replace(any_kernel((0,) * 3, (0,) * 3, (1,) * 3, (1.0,) * 3), target_shape=lambda shape: (0, *shape[1:]))
+    kernel = replace(any_kernel((0,) * 3, (0,) * 3, (1,) * 3, (1.0,) * 3, (1,) * 3), target_shape=lambda shape: (0, *shape[1:]))
     with pytest.raises(InputError, match="a volume of 4 x 40 x 40 voxels leaves none after any"):
         plan_map(kernel, described((4, 40, 40)), tmp_path / "out.zarr", resources=LAPTOP)
 

@@ -60,10 +60,11 @@ def writing_unit(target: Volume | None) -> Shape:
 
 
 def chunk_for(unit: Shape, kernel: Kernel) -> Shape:
-    """Lengths that block edges should be multiples of: shards of a given target, else chunks and the kernel's stride."""
+    """Lengths that block edges should be multiples of: shards of a given target, else chunks and the kernel's stride and tile."""
     if unit != (1, 1, 1):
         return unit
-    z, y, x = (math.lcm(CHUNK_VOXELS, s) if s <= 1024 else s for s in kernel.stride)
+    cells = (math.lcm(stride, tile) for stride, tile in zip(kernel.stride, kernel.tile, strict=True))
+    z, y, x = (math.lcm(CHUNK_VOXELS, c) if c <= 1024 else c for c in cells)
     return z, y, x
 
 

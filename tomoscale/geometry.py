@@ -149,16 +149,18 @@ class Grid:
         return _region(slice(s, min(s + b, n)) for s, b, n in zip(start, self.block_shape, self.shape, strict=True))
 
 
-def read_span(start: int, stop: int, source_length: int, before: int, after: int, stride: int, factor: float) -> slice:  # noqa: PLR0913
+def read_span(  # noqa: PLR0913 -- what a kernel declares of an axis, each a number
+    start: int, stop: int, source_length: int, before: int, after: int, stride: int, factor: float, tile: int = 1
+) -> slice:
     """Source voxels along one axis that are needed for target voxels `start` to `stop`.
 
-    Voxel centres map as ``source = (target + 0.5) * factor - 0.5``. The bounds go outwards to multiples of `stride`,
-    counted from the volume's origin, and are clipped at the volume's edge.
+    Voxel centres map as ``source = (target + 0.5) * factor - 0.5``. The bounds go outwards to multiples of `tile`, then
+    by the margins, then to multiples of `stride`, all counted from the volume's origin, and are clipped at its edge.
     """
     low = start if factor == 1 else math.floor((start + 0.5) * factor - 0.5)
     high = stop if factor == 1 else math.floor((stop - 0.5) * factor - 0.5) + 1
-    low = (low - before) // stride * stride
-    high = -(-(high + after) // stride) * stride
+    low = (low // tile * tile - before) // stride * stride
+    high = -(-(-(-high // tile) * tile + after) // stride) * stride
     return slice(max(0, low), min(source_length, high))
 
 

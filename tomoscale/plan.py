@@ -17,7 +17,7 @@ from tomoscale.geometry import Block, Grid, Halo, Region, Shape, Spacing, three
 from tomoscale.ledger import FOLDER, read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
-from tomoscale.resources import Resources, this_machine
+from tomoscale.resources import Resources, compiled_before, this_machine
 from tomoscale.spans import Axis, decoded_along, read_along
 from tomoscale.step import Kernel, Measure, make_block
 from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
@@ -25,11 +25,13 @@ from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
 Step = Kernel | tuple[Measure, ...]
 
 MEBI = 2**20
-PROCESS_BYTES = 260 * MEBI
-"""A process before it holds a voxel: 215 MiB with everything imported and compiled code loaded, 251 MiB where Numba has
-just compiled all kernels, once on a machine."""
-COMPILING_BYTES = 90 * MEBI
-"""What Numba keeps where it has just compiled all measures too, again once on a machine: 343 MiB in all."""
+PROCESS_BYTES = 215 * MEBI
+"""A process before it holds a voxel, with everything imported and compiled code loaded: 148 to 206 MiB measured."""
+COMPILING_BYTES = 140 * MEBI
+"""What Numba keeps in a process that compiles, once on a machine: 343 MiB in all were measured."""
+DEVICE_FACTOR = 3.0
+"""What a step takes on a GPU over what it takes on the host: CuPy works out of place, so that a sum, one of its terms
+and the conversion of that are held where the host holds the sum. Counted from the formulations, not measured."""
 COMPRESSED = {"labels": 0.25, "mask": 0.25, "grey": 1.0}
 """Share of the uncompressed size that a target may take on disk: noise does not compress, labels always do."""
 
@@ -99,6 +101,7 @@ class Plan:
                 (halo.before[a], halo.after[a]),
                 kernel.stride[a] if kernel else 1,
                 kernel.factor[a] if kernel else 1.0,
+                kernel.tile[a] if kernel else 1,
             )
             for a in range(3)
         )
@@ -158,8 +161,8 @@ class Plan:
         .. code-block:: text
 
             read       its values, and their chunks as stored
-            computed   what the kernel or the measure declares
-            written    its values, a copy of them, their chunks as stored
+            computed   its values, and what the kernel or the measure declares
+            written    its values, and their chunks as stored
         """
         threads = min(self.resources.slots + self.resources.io_slots, len(self.grid))
         slots = min(self.resources.slots, threads)
@@ -172,16 +175,15 @@ class Plan:
         """Projected peak on the GPU; 0 without one."""
         if self.resources.device == "cpu":
             return 0
-        if isinstance(self.step, Kernel):
-            return int(self.padded_voxels * self.step.bytes_per_voxel) + self.step.fixed_bytes
-        return self.padded_voxels * self.source_itemsize + int(
-            self.padded_voxels * max(m.bytes_per_voxel for m in self.step)
-        )
+        fixed = self.step.fixed_bytes if isinstance(self.step, Kernel) else 0
+        working = DEVICE_FACTOR * max(self._step_bytes_per_voxel, 2.0)
+        return fixed + int(self.padded_voxels * (self.source_itemsize + working))
 
     @property
     def process_bytes(self) -> int:
         """What a process takes before it holds a voxel."""
-        return PROCESS_BYTES + (self.step.fixed_bytes if isinstance(self.step, Kernel) else COMPILING_BYTES)
+        fixed = self.step.fixed_bytes if isinstance(self.step, Kernel) else 0
+        return PROCESS_BYTES + fixed + (0 if compiled_before() else COMPILING_BYTES)
 
     @property
     def fits(self) -> bool:
@@ -201,8 +203,8 @@ class Plan:
 
     @property
     def _writing_bytes(self) -> int:
-        """Most that one block takes while it is written: values, a copy, chunks as stored and some room to make them."""
-        return 0 if self.target is None else int(self._written_bytes * (2.25 + COMPRESSED[self.target.kind]))
+        """Most that one block takes while it is written: its values, and their chunks as stored."""
+        return 0 if self.target is None else int(self._written_bytes * (1 + COMPRESSED[self.target.kind]))
 
     @property
     def _computing_bytes(self) -> int:
@@ -210,20 +212,23 @@ class Plan:
         read = self.padded_voxels * self.source_itemsize
         if self.resources.device != "cpu":
             return read + self._written_bytes
-        if not isinstance(self.step, Kernel):
-            return read + int(self.padded_voxels * max(m.bytes_per_voxel for m in self.step))
-        # What kernels declare is measured on sources of up to 4 bytes a voxel.
-        declared = self.step.bytes_per_voxel + max(0, self.source_itemsize - 4)
         # The core of a block with a margin is copied out of the result.
-        copied = 0 if self.step.located or self.padded_voxels == self.core_voxels else self._written_bytes
-        return int(self.padded_voxels * max(declared, self.source_itemsize)) + copied
+        whole = not isinstance(self.step, Kernel) or self.step.located or self.padded_voxels == self.core_voxels
+        return read + int(self.padded_voxels * self._step_bytes_per_voxel) + (0 if whole else self._written_bytes)
+
+    @property
+    def _step_bytes_per_voxel(self) -> float:
+        """What the kernel, or the greediest of the measures, takes beyond its input."""
+        if isinstance(self.step, Kernel):
+            return self.step.bytes_per_voxel
+        return max(m.bytes_per_voxel for m in self.step)
 
     @property
     def _counts_bytes(self) -> int:
-        """Counts of a measure: of every block in flight, one sum of some, and the total before and after it is added."""
+        """Counts of a measure: three times of every block that computes, one sum of some, the total before and after."""
         if isinstance(self.step, Kernel):
             return 0
-        return sum(m.counts_bytes for m in self.step) * (self.resources.slots + self.resources.io_slots + 3)
+        return sum(m.counts_bytes for m in self.step) * (3 * self.resources.slots + self.resources.io_slots + 3)
 
     @property
     def _decoding_bytes(self) -> int:

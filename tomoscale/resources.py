@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -40,6 +41,20 @@ class Resources:
     def parallel(self) -> int:
         """Blocks computed at once by all processes."""
         return self.processes * self.slots
+
+
+def compiled_before() -> bool:
+    """Whether this machine has compiled what kernels and measures need, so that a process only loads it."""
+    package = Path(__file__).parent
+    cache = os.environ.get("NUMBA_CACHE_DIR")
+    wanted = (package / "kernels" / "parabolas.py", package / "measures" / "runs.py")
+    return all(_compiled_after(source, Path(cache) if cache else source.parent / "__pycache__") for source in wanted)
+
+
+def _compiled_after(source: Path, cache: Path) -> bool:
+    # An installation replaces the modules but not what was compiled from the old ones.
+    compiled = cache.rglob(f"{source.stem}.*.nbi")
+    return any(file.stat().st_mtime >= source.stat().st_mtime for file in compiled)
 
 
 def this_machine(device: str | None = None) -> Resources:

@@ -23,6 +23,7 @@ class Axis:
     stride : int
     factor : float
         Target voxel size over source voxel size.
+    tile : int
     """
 
     block: int
@@ -31,12 +32,13 @@ class Axis:
     halo: tuple[int, int]
     stride: int = 1
     factor: float = 1.0
+    tile: int = 1
 
     def spans(self) -> Iterator[slice]:
         """What each block reads, in order."""
         for start in range(0, self.length, self.block):
             stop = min(start + self.block, self.length)
-            yield read_span(start, stop, self.source_length, *self.halo, self.stride, self.factor)
+            yield read_span(start, stop, self.source_length, *self.halo, self.stride, self.factor, self.tile)
 
 
 @lru_cache(maxsize=4096)

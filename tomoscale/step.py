@@ -35,11 +35,14 @@ class Kernel:
     dtype : numpy dtype
         Of the result.
     bytes_per_voxel : float
-        Peak memory while computing, per voxel of the padded block, input and output included. Tests measure it.
+        Peak memory of `function` on the host beyond its input, per voxel of the padded block: what it works with and
+        its result. Tests measure it.
     parameters : mapping
         JSON values that, with the name, say what is computed; they guard a resumed run.
     stride : (z, y, x)
         Reads start and end at multiples of this, from the volume's origin (total stride of a network).
+    tile : (z, y, x)
+        What is computed as a whole, on a grid from the volume's origin: a block reads the margins of all it touches.
     factor : (z, y, x)
         Target voxel size over source voxel size; (1, 1, 1) unless the kernel resamples.
     target_shape : callable or None
@@ -59,6 +62,7 @@ class Kernel:
     bytes_per_voxel: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stride: Shape = (1, 1, 1)
+    tile: Shape = (1, 1, 1)
     factor: tuple[float, float, float] = (1.0, 1.0, 1.0)
     target_shape: Callable[[Shape], Shape] | None = None
     located: bool = False
@@ -75,7 +79,7 @@ class Kernel:
 
     def block(self, grid: Grid, number: int, source_shape: Shape) -> Block:
         """Block `number` of a grid over the target."""
-        return make_block(grid, number, source_shape, self.halo, self.stride, self.factor)
+        return make_block(grid, number, source_shape, self.halo, self.stride, self.factor, self.tile)
 
     def then(self, second: Kernel) -> Kernel:
         """Kernel that does this and then `second` without storing what lies between.
@@ -90,7 +94,7 @@ class Kernel:
                 f"{self.name} returns only the core of a block, so {second.name}, which reads around it, cannot follow "
                 "in the same pass: write the first result to a volume and run the second on that"
             )
-        # While the second works its input is the first's output: both peaks must fit, whichever is larger.
+        # While the second works the first's result, its input, is held too: both peaks must fit, whichever is larger.
         return replace(
             second,
             name=f"{self.name}, {second.name}",
@@ -99,6 +103,7 @@ class Kernel:
             bytes_per_voxel=max(self.bytes_per_voxel, second.bytes_per_voxel + self.dtype.itemsize),
             parameters={**_steps(self), f"{len(_steps(self)) + 1} {second.name}": dict(second.parameters)},
             stride=self.stride if self.located else second.stride,
+            tile=self.tile if self.located else second.tile,
             factor=self.factor if self.located else second.factor,
             target_shape=self.target_shape if self.located else second.target_shape,
             located=self.located or second.located,
@@ -144,19 +149,22 @@ class Measure:
         return make_block(grid, number, grid.shape, self.halo)
 
 
-def make_block(
+def make_block(  # noqa: PLR0913 -- what a kernel declares, each a triple
     grid: Grid,
     number: int,
     source_shape: Shape,
     halo: Halo,
     stride: Shape = (1, 1, 1),
     factor: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    tile: Shape = (1, 1, 1),
 ) -> Block:
     """Block `number` of `grid` with the region it reads from a source of `source_shape`."""
     write = grid.region(number)
     z, y, x = (
-        read_span(w.start, w.stop, n, before, after, s, f)
-        for w, n, before, after, s, f in zip(write, source_shape, halo.before, halo.after, stride, factor, strict=True)
+        read_span(w.start, w.stop, n, before, after, s, f, t)
+        for w, n, before, after, s, f, t in zip(
+            write, source_shape, halo.before, halo.after, stride, factor, tile, strict=True
+        )
     )
     read: Region = (z, y, x)
     return Block(number, write, read, source_shape, grid.shape)

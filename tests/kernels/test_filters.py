@@ -44,16 +44,18 @@ def test_kernels_by_blocks_equal_whole_on_each_device(kernel, device):
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 @pytest.mark.parametrize("holes", [False, True])
 def test_declared_memory_bounds_the_measured_peak(kernel, holes):
-    values = grey(0, (50, 50, 50), np.float32)
+    # A cast to the type that the source has takes next to nothing: only a wider one shows what is declared.
+    refusing = kernel.parameters.get("nan_policy") == "refuse"
+    values = grey(0, (50, 50, 50), np.uint16 if refusing or (kernel.name == "cast" and not holes) else np.float32)
     if holes and kernel.parameters.get("nan_policy") == "zero":
         values[0, 0, 0] = np.nan
     block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
     kernel.apply(values, block)
     tracemalloc.start()
     kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1] + values.nbytes
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * values.size
+    assert peak <= kernel.bytes_per_voxel * values.size + 25_000  # what does not grow with the block
     assert peak > 0.3 * kernel.bytes_per_voxel * values.size
 
 

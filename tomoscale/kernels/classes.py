@@ -13,6 +13,7 @@ from tomoscale.arrays import Array, namespace_for
 from tomoscale.errors import InputError
 from tomoscale.geometry import Block, Halo
 from tomoscale.kernels.filters import first_true, write_start
+from tomoscale.kernels.majority import slabs
 from tomoscale.step import Kernel
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def threshold(low: float | None = None, high: float | None = None, dtype: DTypeL
         partial(select_between, **limits, dtype=np.dtype(dtype)),
         Halo(),
         np.dtype(dtype),
-        bytes_per_voxel=7,
+        # While both limits are compared two masks are held, as while one is converted.
+        bytes_per_voxel=1 if high is None and np.dtype(dtype) == bool else 2,
         parameters={**limits, "dtype": np.dtype(dtype).name},
     )
 
@@ -125,13 +127,15 @@ def look_up_labels(labels: Array, block: Block, table: np.ndarray, known: np.nda
         raise InputError(f"labels must be integers, but the source holds {labels.dtype}: it looks like grey values")
     if int(labels.min()) < 0 or int(labels.max()) >= n:
         raise InputError(_unknown(labels, (labels < 0) | (labels >= n), block))
-    index = labels.astype(np.intp, copy=False)
-    if known is not None:
-        accepted = xp.asarray(known)[index]
-        if not accepted.all():
-            raise InputError(_unknown(labels, ~accepted, block))
-        del accepted
-    return xp.asarray(table)[index]
+    new, accepted = xp.asarray(table), None if known is None else xp.asarray(known)
+    result = xp.empty(labels.shape, new.dtype)
+    # Arrays are indexed by 8 bytes a voxel: a few planes at a time need them for a part of the block only.
+    for part, _ in slabs(labels.shape[0], 0):
+        index = labels[part].astype(np.intp, copy=False)
+        if accepted is not None and not accepted[index].all():
+            raise InputError(_unknown(labels, ~accepted[labels.astype(np.intp, copy=False)], block))
+        result[part] = new[index]
+    return result
 
 
 def map_labels(mapping: Mapping[int, int] | np.ndarray, dtype: DTypeLike) -> Kernel:
@@ -161,8 +165,8 @@ def map_labels(mapping: Mapping[int, int] | np.ndarray, dtype: DTypeLike) -> Ker
         partial(look_up_labels, table=table, known=known),
         Halo(),
         dtype,
-        # Labels may have 8 bytes; NumPy indexes by 8 more.
-        bytes_per_voxel=18 + dtype.itemsize,
+        # The result, and for an eighth of the block at most (see `slabs`) indices and what they give.
+        bytes_per_voxel=dtype.itemsize + (9 + dtype.itemsize) / 8,
         parameters={"labels": int(allowed.sum()), "sha256": digest, "dtype": dtype.name},
         located=True,
         fixed_bytes=table.nbytes + allowed.nbytes,

@@ -10,7 +10,7 @@ integers, one axis after the other, so no result depends on rounding, on the til
     along y   least squared distance, or: does a voxel of this line reach here? halo along y
 
 (The `edt` package computes in float32, which rounds anisotropic distances and squares past 2**24.) What is
-declared as ``bytes_per_voxel`` holds for sources of up to 4 bytes a voxel and blocks of 16 planes or more.
+declared as ``bytes_per_voxel`` holds for blocks of 16 planes or more.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def within_distance(radius_um: float, voxel_size_um: Spacing, classes: tuple[int
         partial(_near_block, ball=ball, classes=classes),
         Halo.symmetric(ball.reach),
         np.dtype(bool),
-        bytes_per_voxel=13,
+        bytes_per_voxel=9,
         parameters=_parameters(radius_um, voxel_size_um, classes),
         located=True,
     )
@@ -103,9 +103,9 @@ def within_distance_by_axis(
 
     columns = partial(_columns_of_block, ball=ball, classes=classes)
     return (
-        kernel("distance along z", columns, (z, 0, 0), np.uint16, 8),
-        kernel("reach along y", partial(_reach_of_block, ball=ball), (0, 0, x), np.int16, 7),
-        kernel("cover along y", _cover_block, (0, y, 0), bool, 4),
+        kernel("distance along z", columns, (z, 0, 0), np.uint16, 4),
+        kernel("reach along y", partial(_reach_of_block, ball=ball), (0, 0, x), np.int16, 5),
+        kernel("cover along y", _cover_block, (0, y, 0), bool, 2),
     )
 
 
@@ -133,8 +133,8 @@ def squared_distance(mask: Array, ball: Ball, core: Region | None = None) -> Arr
     result = xp.full(tuple(c.stop - c.start for c in core), far, dtype)
     if mask.any():
         along_z = column_distance(mask, ball, core[0])
-        for part in _slabs(along_z.shape[0]):
-            nearest = _slice_distance(along_z[part], ball)[:, :, core[2]]
+        for part in slabs(along_z.shape[0]):
+            nearest = slice_distance(along_z[part], ball)[:, :, core[2]]
             lines = xp.ascontiguousarray(nearest.swapaxes(1, 2))
             nearest = spread_squares(lines, ball.weights[1], ball.limit, ball.reach[1]).swapaxes(1, 2)
             result[part] = nearest[:, core[1]]
@@ -152,7 +152,7 @@ def clipped_distance(radius_um: float, voxel_size_um: Spacing, classes: tuple[in
         partial(_distance_of_block, ball=ball, classes=classes),
         Halo.symmetric(ball.reach),
         np.dtype(np.float32),
-        bytes_per_voxel=15 if ball.limit < 2**31 - 1 else 19,
+        bytes_per_voxel=11 if ball.limit < 2**31 - 1 else 15,
         parameters=_parameters(radius_um, voxel_size_um, classes),
         located=True,
     )
@@ -182,11 +182,11 @@ def slice_reach(along_z: Array, ball: Ball, core: slice) -> Array:
     """
     xp = namespace_for(along_z)
     result = xp.empty((*along_z.shape[:2], core.stop - core.start), np.int16)
-    for part in _slabs(along_z.shape[0]):
+    for part in slabs(along_z.shape[0]):
         if not (along_z[part] <= ball.reach[0]).any():
             result[part] = -1
             continue
-        rest = _slice_distance(along_z[part], ball)[:, :, core]
+        rest = slice_distance(along_z[part], ball)[:, :, core]
         xp.subtract(ball.limit, rest, out=rest)
         outside = rest < 0
         if ball.weights[1] > 1:
@@ -211,21 +211,24 @@ def cover_lines(along_y: Array, core: slice, result: Array) -> None:
                 result[:, y - core.start] |= current >= 0
 
 
-def _slice_distance(along_z: Array, ball: Ball) -> Array:
-    """Least squared distance to a set voxel of the same (z, x) slice."""
+def slice_distance(along_z: Array, ball: Ball) -> Array:
+    """Least squared distance to a set voxel of the same (z, x) slice, at most ``ball.limit + 1``: int64.
+
+    `along_z` is a result of `column_distance`.
+    """
     costs = along_z.astype(np.int64)
     costs *= costs
     costs *= ball.weights[0]
     return spread_squares(costs, ball.weights[2], ball.limit, ball.reach[2])
 
 
-def _slabs(planes: int) -> Iterator[slice]:
+def slabs(planes: int) -> Iterator[slice]:
     """Cut an axis into 16 parts or so: 64-bit numbers are then held for a small part of a block only."""
     step = max(1, planes // 16)
     return (slice(start, min(start + step, planes)) for start in range(0, planes, step))
 
 
-def _mask_of(values: Array, classes: tuple[int, ...] | None) -> Array:
+def mask_of(values: Array, classes: tuple[int, ...] | None) -> Array:
     """Set voxels of a mask or of a label volume."""
     if classes is None:
         return values if values.dtype == bool else values != 0
@@ -236,21 +239,21 @@ def _mask_of(values: Array, classes: tuple[int, ...] | None) -> Array:
 
 
 def _near_block(values: Array, block: Block, ball: Ball, classes: tuple[int, ...] | None) -> Array:
-    return select_near(_mask_of(values, classes), ball, block.core)
+    return select_near(mask_of(values, classes), ball, block.core)
 
 
 def _distance_of_block(values: Array, block: Block, ball: Ball, classes: tuple[int, ...] | None) -> Array:
     xp = namespace_for(values)
-    squared = squared_distance(_mask_of(values, classes), ball, block.core)
+    squared = squared_distance(mask_of(values, classes), ball, block.core)
     result = xp.full(squared.shape, ball.radius_um, np.float32)
-    for part in _slabs(squared.shape[0]):
+    for part in slabs(squared.shape[0]):
         within = squared[part] <= ball.limit
         result[part] = xp.where(within, xp.sqrt(squared[part], dtype=np.float64) * ball.unit_um, ball.radius_um)
     return result
 
 
 def _columns_of_block(values: Array, block: Block, ball: Ball, classes: tuple[int, ...] | None) -> Array:
-    return column_distance(_mask_of(values, classes), ball, block.core[0])
+    return column_distance(mask_of(values, classes), ball, block.core[0])
 
 
 def _reach_of_block(values: Array, block: Block, ball: Ball) -> Array:

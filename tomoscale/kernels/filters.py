@@ -1,7 +1,7 @@
 """Kernels that change grey values, voxel by voxel or over a small neighbourhood, on the grid of the source.
 
 Every factory returns a `Kernel` whose result on a block is, bit for bit, the result on the whole volume. What is
-declared as ``bytes_per_voxel`` holds for sources of up to 4 bytes a voxel, unless the kernel names its source's type.
+declared as ``bytes_per_voxel`` holds for sources of every type.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def replace_not_finite(values: Array, block: Block, dtype: DTypeLike, nan_policy
             if nan_policy == "refuse":
                 raise InputError(_not_finite(values, ~finite, write_start(block), f"in block {block.number}"))
             return xp.where(finite, values, values.dtype.type(0)).astype(dtype, copy=False)
+        del finite
     return values.astype(dtype, copy=False)
 
 
@@ -70,8 +71,8 @@ def cast(dtype: DTypeLike, nan_policy: Literal["refuse", "zero"] = "refuse") -> 
         partial(replace_not_finite, dtype=np.dtype(dtype), nan_policy=nan_policy),
         Halo(),
         np.dtype(dtype),
-        # A float source is at most as wide as the result: source, mask and its inverse, perhaps a filled copy, result.
-        bytes_per_voxel=2 + (3 if nan_policy == "zero" else 2) * np.dtype(dtype).itemsize,
+        # A float source is at most as wide as the result: a mask, perhaps a filled copy, the result.
+        bytes_per_voxel=1 + 2 * np.dtype(dtype).itemsize if nan_policy == "zero" else np.dtype(dtype).itemsize,
         parameters={"dtype": np.dtype(dtype).name, "nan_policy": nan_policy},
         located=True,
     )
@@ -126,7 +127,7 @@ def clip_and_scale(low: float, high: float, dtype: DTypeLike = np.float32) -> Ke
         partial(scale_values, low=low, high=high, dtype=dtype),
         Halo(),
         dtype,
-        bytes_per_voxel=4 + work.itemsize + (2 if dtype == work else dtype.itemsize + 1),
+        bytes_per_voxel=work.itemsize + (1 if dtype == work else dtype.itemsize),
         parameters={"low": float(low), "high": float(high), "dtype": dtype.name},
     )
 
@@ -167,7 +168,7 @@ def gaussian(sigma_um: float, voxel_size_um: Spacing, truncate: float = 4.0) -> 
         partial(smooth_gaussian, sigma_voxels=(z, y, x), truncate=truncate),
         Halo.symmetric(reach),
         np.dtype(np.float32),
-        bytes_per_voxel=12,
+        bytes_per_voxel=4,
         parameters={"sigma_voxels": [z, y, x], "truncate": truncate},
     )
 
@@ -219,7 +220,7 @@ def median(radius: int, dtype: DTypeLike, footprint: Footprint = "cube") -> Kern
         ),
         Halo.uniform(radius),
         np.dtype(dtype),
-        bytes_per_voxel=2 * np.dtype(dtype).itemsize + 1,
+        bytes_per_voxel=np.dtype(dtype).itemsize,
         parameters={"radius": radius, "footprint": footprint, "dtype": np.dtype(dtype).name},
     )
 

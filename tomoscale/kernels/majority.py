@@ -94,7 +94,7 @@ def majority(radius: int, n_classes: int, dtype: DTypeLike = np.uint8, footprint
         ),
         Halo.uniform(radius),
         dtype,
-        bytes_per_voxel=2 * dtype.itemsize + voting_bytes(radius, dtype),
+        bytes_per_voxel=dtype.itemsize + voting_bytes(radius, dtype),
         parameters={"radius": radius, "n_classes": n_classes, "footprint": footprint, "dtype": dtype.name},
     )
 

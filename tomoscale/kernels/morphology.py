@@ -2,7 +2,7 @@
 
 A ball is the set of voxels whose centre lies at most the radius from the middle one's (`ball.make_ball`). All
 operations are those on the whole volume: blocks are read clipped at the volume's edge, and what a block's artificial
-edge falsifies lies in the halo. What is declared as ``bytes_per_voxel`` holds for sources of up to 4 bytes a voxel.
+edge falsifies lies in the halo.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def dilation(radius_um: float, voxel_size_um: Spacing) -> Kernel:
     ball = make_ball(radius_um, voxel_size_um)
     parameters = {"radius_um": float(radius_um), "voxel_size_um": [float(h) for h in voxel_size_um]}
     function = partial(_of_mask, function=partial(dilate_mask, ball=ball))
-    return Kernel("dilation", function, Halo.symmetric(ball.reach), np.dtype(bool), 4 + MASK_BYTES, parameters)
+    return Kernel("dilation", function, Halo.symmetric(ball.reach), np.dtype(bool), MASK_BYTES, parameters)
 
 
 def erosion(radius_um: float, voxel_size_um: Spacing, border: Border = "outside_is_ignored") -> Kernel:
@@ -148,7 +148,7 @@ def close_label(
         partial(check_labels, function=function, dtype=dtype),
         Halo.symmetric(_twice(ball)),
         dtype,
-        bytes_per_voxel=max(dtype.itemsize + MASK_BYTES, 2 * dtype.itemsize + 3),
+        bytes_per_voxel=max(MASK_BYTES, dtype.itemsize + 3),
         parameters={
             "label": label,
             "radius_um": float(radius_um),
@@ -214,7 +214,7 @@ def open_label(
         partial(check_labels, function=function, dtype=dtype, n_classes=n_classes),
         Halo.symmetric(_twice(ball)),
         dtype,
-        bytes_per_voxel=max(dtype.itemsize + MASK_BYTES, 2 * dtype.itemsize + 2 + voting_bytes(ball.reach[0], dtype)),
+        bytes_per_voxel=max(MASK_BYTES, dtype.itemsize + 2 + voting_bytes(ball.reach[0], dtype)),
         parameters={
             "label": label,
             "radius_um": float(radius_um),
@@ -235,7 +235,7 @@ def _bordered(name: str, function: Callable[..., Array], ball: Ball, voxel_size_
         partial(_of_mask, function=partial(function, ball=ball, border=border)),
         Halo.symmetric(ball.reach if name == "erosion" else _twice(ball)),
         np.dtype(bool),
-        bytes_per_voxel=4 + MASK_BYTES,
+        bytes_per_voxel=MASK_BYTES,
         parameters={
             "radius_um": ball.radius_um,
             "voxel_size_um": [float(h) for h in voxel_size_um],

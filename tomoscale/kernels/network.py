@@ -96,14 +96,13 @@ def inference(  # noqa: PLR0913 -- each is one decision that the result or the m
     at_once = at_once or max(1, min(os.cpu_count() or 1, ALL_WINDOWS_BYTES // window))
     target = None if output == "labels" else names.index(output)
     dtype = np.dtype(np.uint8 if target is None else np.float32)
-    before, after = tiles.margins_of_reads
     return Kernel(
         name="inference",
         function=_Inference(bundle, tiles, normalise, target, (backend, precision), at_once),
-        halo=Halo(before, after),
+        halo=Halo(tiles.before, tiles.after),
         dtype=dtype,
-        # Sources of up to 4 bytes a voxel, and the result; what a window needs is counted below.
-        bytes_per_voxel=4 + dtype.itemsize,
+        # The result; what a window needs is counted below.
+        bytes_per_voxel=dtype.itemsize,
         parameters={
             "weights_sha256": bundle.weights_sha256,
             "architecture": bundle.architecture,
@@ -116,7 +115,8 @@ def inference(  # noqa: PLR0913 -- each is one decision that the result or the m
             "backend": backend,
             "precision": precision,
         },
-        stride=tiles.tile,
+        stride=tiles.stride,
+        tile=tiles.tile,
         located=True,
         # OpenVINO holds the weights twice: as read and as it packs them.
         fixed_bytes=TORCH_BYTES + at_once * window + 2 * bundle.weights_bytes,
@@ -170,18 +170,6 @@ class _Tiles:
         return three(
             min(c, t + b + a) for c, t, b, a in zip(self.canvas, self.tile, self.before, self.after, strict=True)
         )
-
-    @property
-    def margins_of_reads(self) -> tuple[Shape, Shape]:
-        """Halo for which reads that end at multiples of the tile hold the whole window of every tile touched.
-
-        A write may start at the last voxel of a tile: only whole tiles more are sure to reach that tile's margin.
-        """
-        before, after = (
-            three(-(-m // t) * t if t < c else 0 for m, t, c in zip(margin, self.tile, self.canvas, strict=True))
-            for margin in (self.before, self.after)
-        )
-        return before, after
 
     def touched_by(self, write: Region) -> Iterator[Region]:
         """Tiles that a region touches, cut at the volume's end."""

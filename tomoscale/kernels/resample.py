@@ -87,7 +87,7 @@ def bin_mean(factor: Shape, dtype: DTypeLike) -> Kernel:
         Halo(three((f - 1) // 2 for f in factor), three(f // 2 for f in factor)),
         dtype,
         # Sum, quotient and their temporaries, each 8 bytes a box.
-        bytes_per_voxel=5 + 32 / math.prod(factor),
+        bytes_per_voxel=32 / math.prod(factor),
         parameters={"factor": list(factor), "dtype": dtype.name},
         factor=(float(factor[0]), float(factor[1]), float(factor[2])),
         target_shape=partial(binned_shape, factor=factor),
@@ -237,18 +237,16 @@ def _boxes(block: Block, factor: Shape) -> Region:
 
 
 def _peak_bytes(factor: Spacing, dtype: np.dtype, order: Order) -> float:
-    """Most bytes held at once, per source voxel.
+    """Most bytes held at once beyond the source, per source voxel.
 
-    The source, the result of the axis before, and three times that of this axis: the sum and, on a GPU, one term of it
-    before and after its conversion. The nearest voxel (order 0) keeps its type and is just taken.
+    The result of the axis before, and that of this axis. The nearest voxel (order 0) keeps its type and is just taken.
     """
-    itemsize, terms = (dtype.itemsize, 1) if order == 0 else (max(4, dtype.itemsize), 3)
+    itemsize = dtype.itemsize if order == 0 else max(4, dtype.itemsize)
     # A short block yields up to half a voxel more than its length over the factor: 1/16 for 8 voxels.
     sizes = [1.0]
     for f in factor:
         sizes.append(sizes[-1] * (1 / f + 1 / 16))
-    steps = [(a if i else 0) + terms * b for i, (a, b) in enumerate(pairwise(sizes))]
-    return itemsize * (1 + max(steps))
+    return itemsize * max((a if i else 0) + b for i, (a, b) in enumerate(pairwise(sizes)))
 
 
 def _check_dtype(values: Array, dtype: np.dtype, same: bool) -> None:

@@ -292,8 +292,8 @@ def _measure(
         function=function,
         inputs=("grey",) if population.n_classes is None else ("grey", "labels"),
         halo=Halo.uniform(population.interior_voxels),
-        # Where there is an interior: that and copies of the core; else, on a GPU, work space for an eighth of the planes.
-        bytes_per_voxel=8.0 if population.interior_voxels else 4.0,
+        # Where there is an interior: that, and copies of the core of grey values and of labels of two bytes.
+        bytes_per_voxel=1 + np.dtype(population.dtype).itemsize + 2 if population.interior_voxels else 0.25,
         counts_bytes=8 * (population.n_rows * columns + 2),
         parameters={**asdict(population), **(more or {})},
     )

@@ -99,7 +99,7 @@ def configurations(classes: tuple[int, ...] | None = None) -> Measure:
         inputs=("labels",),
         halo=Halo(after=(1, 1, 1)),
         # The mask, and two comparisons while it is made; on a GPU the mask and work space for an eighth of the cells.
-        bytes_per_voxel=4.0,
+        bytes_per_voxel=3.25,
         counts_bytes=27 * 256 * 8,
         parameters={"classes": None if classes is None else list(classes)},
     )
