@@ -226,7 +226,7 @@ def flat_one(step: str, where: str, largest_bytes: int, growth: int) -> dict[str
             volume = Volume(Formula((edge,) * 3, block), VOXEL_UM)
             resources = Resources(slots=2, io_slots=1) if client is None else resources_of(client)
             if step == "map":
-                kernel = gaussian(5.0, VOXEL_UM).then(threshold(110))
+                kernel = gaussian(2.0, VOXEL_UM, truncate=2.0).then(threshold(110))
                 run(
                     plan_map(
                         kernel, volume, folder / f"{edge}.zarr", kind="mask", block_shape=block, resources=resources

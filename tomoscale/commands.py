@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
+from tomoscale.formats.raw import RawLayout
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.filters import cast, clip_and_scale
 from tomoscale.kernels.majority import majority
@@ -42,11 +43,12 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     *,
     voxel_size_um: float | Spacing | None = None,
     dataset: str | None = None,
+    raw: RawLayout | None = None,
     kind: Kind | None = None,
     nan_policy: Literal["refuse", "zero"] = "refuse",
     work: Work | None = None,
 ) -> Volume:
-    """Turn a TIFF folder or stack, an HDF5 dataset, a Zarr array or a phantom into a chunked OME-Zarr volume.
+    """Turn a file of any format that `open_volume` reads, or a phantom, into a chunked OME-Zarr volume.
 
     Parameters
     ----------
@@ -55,7 +57,9 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     voxel_size_um : (z, y, x) or one length
         Needed where the source does not say; it must agree where it does.
     dataset : str
-        Inside an HDF5 file.
+        Inside an HDF5 or MATLAB file.
+    raw : RawLayout
+        Shape and type of a file that holds nothing but voxels.
     kind : "grey", "labels" or "mask"
         What the voxels are; None takes what the source says, which is "grey" for foreign files.
     nan_policy : "refuse" or "zero"
@@ -73,7 +77,11 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
         If the source cannot be read, its voxel size is not known, or it holds values that are refused.
     """
     work = work or Work()
-    volume = source if isinstance(source, Volume) else open_volume(source, voxel_size_um=voxel_size_um, dataset=dataset)
+    volume = (
+        source
+        if isinstance(source, Volume)
+        else open_volume(source, voxel_size_um=voxel_size_um, dataset=dataset, raw=raw)
+    )
     if volume.voxel_size_um is None:
         raise InputError(
             f"{volume.name} does not say how large a voxel is, and it is never guessed: give --voxel-size, such as 5um"
@@ -225,46 +233,51 @@ def _percentiles(
     return float(low), float(high)
 
 
-def report(results: str | Path, target: str | Path, *, overwrite: bool = False) -> Path:
-    """Write the numbers and pictures of `tomoscale measure` as one HTML file that opens offline.
+def report(
+    results: str | Path, target: str | Path, *, figures: str | Path | None = None, overwrite: bool = False
+) -> Path:
+    """Write the numbers and pictures of `tomoscale measure`, or of a study, as one HTML file that opens offline.
 
     Parameters
     ----------
     results : path
-        Folder that `tomoscale.studies.implant.measure` wrote.
+        Folder that `tomoscale.studies.implant.measure` or `tomoscale.studies.implant.study` wrote.
     target : path
         Of the HTML file.
+    figures : path, optional
+        Folder that gets every figure as SVG and as PNG of 300 dots an inch, with their captions.
     overwrite : bool
-        Replace a file that is there.
+        Replace what is there: the HTML file, and figures of the same names.
 
     Raises
     ------
     InputError
-        If the folder holds no results, or a volume it names is gone.
+        If the folder holds no results, or a volume they name is gone.
     PlanError
-        If the target exists.
+        If the target exists, or the folder for figures holds something.
     """
-    folder, target = Path(results), Path(target)
+    from tomoscale.report import write_report
+    from tomoscale.study_report import write_study_report
+
+    folder, target, figures = Path(results), Path(target), None if figures is None else Path(figures)
+    is_study = (folder / "study.json").exists()
     try:
-        content = json.loads((folder / "results.json").read_text())
+        content = json.loads((folder / ("study.json" if is_study else "results.json")).read_text())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{folder} holds no results ({error}): give the folder that `tomoscale measure` wrote"
+            f"{folder} holds no results ({error}): give the folder that `tomoscale measure` or a study wrote"
         ) from error
     if target.exists() and not overwrite:
         raise PlanError(f"{target} exists: give another name, or --overwrite")
+    if figures is not None and not overwrite and figures.exists() and (not figures.is_dir() or any(figures.iterdir())):
+        raise PlanError(f"{figures} is there and not empty: give another folder for the figures, or --overwrite")
+    if is_study:
+        return write_study_report(target, content, folder, figures=figures)
     volumes = {
-        name: open_volume(content["inputs"][name]["path"])
+        name: open_volume(content["inputs"][name]["path"]) if name in content["inputs"] else None
         for name in ("grey", "labels", "truth")
-        if name in content["inputs"]
     }
-    from tomoscale.report import write_report
-
+    grey, labels, truth = (volumes[name] for name in ("grey", "labels", "truth"))
     return write_report(
-        target,
-        results=content,
-        grey=volumes.get("grey"),
-        labels=volumes.get("labels"),
-        truth=volumes.get("truth"),
-        runs=content["runs"],
+        target, results=content, grey=grey, labels=labels, truth=truth, runs=content["runs"], figures=figures
     )

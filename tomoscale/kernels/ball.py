@@ -60,12 +60,31 @@ def make_ball(radius_um: float, voxel_size_um: Spacing) -> Ball:
             f"radius_um must be at least one and less than {_MAX_REACH} voxels, got {radius_um} µm on voxels of "
             f"{voxel_size_um} µm: a smaller radius changes nothing, a larger one is past exact distances; resample first"
         )
+    units, unit = _common_unit(edges)
+    return Ball(three(u * u for u in units), math.floor((radius / unit) ** 2), float(unit), float(radius_um))
+
+
+def covering_ball(shape: Shape, voxel_size_um: Spacing) -> Ball:
+    """Ball that reaches from any voxel of a volume of `shape` to any other.
+
+    Raises
+    ------
+    ValueError
+        If the edges have no common unit.
+    """
+    units, unit = _common_unit([Fraction(h).limit_denominator(10**6) for h in voxel_size_um])
+    limit = sum((u * (n - 1)) ** 2 for u, n in zip(units, shape, strict=True))
+    return Ball(three(u * u for u in units), limit, float(unit), float(unit) * math.sqrt(limit))
+
+
+def _common_unit(edges: list[Fraction]) -> tuple[Shape, Fraction]:
+    """Voxel edges as whole multiples of the largest length that divides all three, and that length."""
     denominator = math.lcm(*(e.denominator for e in edges))
     unit = Fraction(math.gcd(*(int(e * denominator) for e in edges)), denominator)
     units = three(int(e / unit) for e in edges)
     if max(units) > _MAX_UNITS:
         raise ValueError(
-            f"voxel_size_um {voxel_size_um} has no common unit down to 1/{_MAX_UNITS} of the longest edge, so distances "
-            "cannot be exact: round the three edges to five digits"
+            f"voxels of {' x '.join(str(float(e)) for e in edges)} µm have no common unit down to 1/{_MAX_UNITS} of the longest "
+            "edge, so distances cannot be exact: round the three edges to five digits"
         )
-    return Ball(three(u * u for u in units), math.floor((radius / unit) ** 2), float(unit), float(radius_um))
+    return units, unit
