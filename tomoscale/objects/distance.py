@@ -1,0 +1,129 @@
+"""The exact Euclidean distance of a whole volume: three passes, one along each axis, none with a margin."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tomoscale.commands import opened
+from tomoscale.errors import InputError
+from tomoscale.geometry import Spacing
+from tomoscale.kernels.line_distance import distance_by_axis
+from tomoscale.ledger import read_plan, refuse_other_plan
+from tomoscale.plan import ledger_folder
+from tomoscale.step import Kernel
+from tomoscale.volume import Volume, open_zarr
+from tomoscale.work import Work
+
+Source = Volume | str | Path
+
+
+def distance(
+    source: Source,
+    target: str | Path,
+    *,
+    classes: tuple[int, ...] | None = None,
+    inside: bool = False,
+    work: Work | None = None,
+) -> Volume:
+    """Write the distance of every voxel to an object, between voxel centres, in micrometres (float32).
+
+    Distances are whole multiples of a squared unit until the root is taken, so they are exact and the same for every
+    block shape, also for voxels that are not cubes. Each pass reads whole lines along one axis; what lies between the
+    passes is kept beside the target (``NAME.parts``) until the last one is done.
+
+    Parameters
+    ----------
+    source : Volume or path
+        Labels or a mask.
+    target : path
+    classes : tuple of int or None
+        Labels of the object; None for all but 0.
+    inside : bool
+        The distance of the object's voxels to the nearest one outside instead. What lies beyond the volume is neither.
+    work : Work or None
+
+    Returns
+    -------
+    Volume
+        0 in the object (or outside of it, with `inside`), infinite where there is nothing to measure to.
+
+    Raises
+    ------
+    InputError
+        If the voxel size is not known.
+    ValueError
+        If an axis is longer than 65534 voxels, or the voxel edges have no common unit.
+    """
+    work, volume = work or Work(), opened(source)
+    kernels = distance_by_axis(volume.shape, known_voxel_size(volume), classes, inside=inside)
+    return run_in_turn(kernels, volume, Path(target), work)
+
+
+def known_voxel_size(volume: Volume) -> Spacing:
+    """Voxel size of a volume.
+
+    Raises
+    ------
+    InputError
+        If it is not known.
+    """
+    if volume.voxel_size_um is None:
+        raise InputError(
+            f"{volume.name} does not say how large a voxel is, so there are no lengths: convert it with --voxel-size"
+        )
+    return volume.voxel_size_um
+
+
+def run_in_turn(kernels: tuple[Kernel, ...], source: Volume, target: Path, work: Work) -> Volume:
+    """Run kernels after each other, the last into `target`; what lies between is removed once that is done."""
+    kernels = (*kernels[:-1], made_of(kernels[-1], source))
+    if not work.overwrite and finished_before(target, kernels[-1]):
+        return open_zarr(target)
+    parts = parts_of(target)
+    for number, kernel in enumerate(kernels[:-1], start=1):
+        source = work.map(kernel, source, parts / f"{number}.zarr")
+    result = work.map(kernels[-1], source, target)
+    if not work.plan_only:
+        shutil.rmtree(parts, ignore_errors=True)
+    return result
+
+
+def parts_of(target: Path) -> Path:
+    """Folder of what lies between the passes that make a volume."""
+    return target.with_name(f"{target.name.removesuffix('.zarr')}.parts")
+
+
+def made_of(kernel: Kernel, source: Volume, **asked: Any) -> Kernel:
+    """Kernel whose record names the volume that the first of several passes reads, which the last one does not see."""
+    return replace(kernel, parameters={**kernel.parameters, "made of": source.identity(), **asked})
+
+
+def finished_before(target: Path, kernel: Kernel, found: tuple[str, ...] = ()) -> bool:
+    """Whether `target` was finished by this very kernel, so that the passes before it need not run again.
+
+    Parameters
+    ----------
+    target : Path
+    kernel : Kernel
+        Of the last pass.
+    found : tuple of str
+        Parameters that the passes before it find out, and that are therefore not compared.
+
+    Raises
+    ------
+    PlanError
+        If it was begun by another one.
+    """
+    folder = ledger_folder(target)
+    if folder is None or not (folder / "plan.json").exists():
+        return False
+    recorded = dict(read_plan(folder)["step"])
+    wanted = {kernel.name: json.loads(json.dumps(dict(kernel.parameters)))}
+    for name in found:
+        wanted[kernel.name][name] = recorded.get(kernel.name, {}).get(name)
+    refuse_other_plan(folder, {"step": recorded}, {"step": wanted})
+    return open_zarr(target, unfinished=True).finished
