@@ -51,6 +51,9 @@ def main() -> None:
 
     for name, value in implant.table(results).items():
         print(f"{name:<36} {value}")
+    for check in results["checks"]:
+        if check["state"] != "ok":
+            print(f"{check['state']:<8} {check['name']}: {check['text']}")
     print(report(folder / "results", folder / "report.html", overwrite=True))
 
 

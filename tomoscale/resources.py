@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -43,8 +44,12 @@ class Resources:
         return self.processes * self.slots
 
 
+@cache
 def compiled_before() -> bool:
-    """Whether this machine has compiled what kernels and measures need, so that a process only loads it."""
+    """Whether this machine has compiled what kernels and measures need, so that a process only loads it.
+
+    Looked up once: a plan is drafted for every candidate block.
+    """
     package = Path(__file__).parent
     cache = os.environ.get("NUMBA_CACHE_DIR")
     wanted = (package / "kernels" / "parabolas.py", package / "measures" / "runs.py")
