@@ -311,7 +311,7 @@ def _growing(where: str, scales: list[int]) -> Iterator[tuple[int, Any]]:
     if where == "threads":
         yield from ((scale, None) for scale in scales)
         return
-    with local(2, memory_bytes=2 * 2**30) as client:
+    with local(2, memory_bytes=5 * 2**30) as client:
         yield from ((scale, client) for scale in scales)
 
 

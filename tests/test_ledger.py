@@ -30,6 +30,8 @@ def test_what_was_appended_is_found_again(tmp_path):
     assert again.checksums[7] == 1007
     np.testing.assert_array_equal(again.counts["faces"], np.arange(6).reshape(2, 3) + 1)
     np.testing.assert_allclose(again.seconds, [0.3, 0.6, 0.9], rtol=1e-6)
+    np.testing.assert_array_equal(again.records(), records(3, 7, 1))
+    assert len(Ledger.in_memory(10).records()) == 0
 
 
 @given(cut=st.integers(0, 400))

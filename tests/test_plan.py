@@ -226,7 +226,9 @@ def test_volumes_that_are_missing_or_not_on_one_grid_are_refused():
 
 
 def test_a_result_without_a_voxel_is_refused(tmp_path):
-    kernel = replace(any_kernel((0,) * 3, (0,) * 3, (1,) * 3, (1.0,) * 3, (1,) * 3), target_shape=lambda shape: (0, *shape[1:]))
+    kernel = replace(
+        any_kernel((0,) * 3, (0,) * 3, (1,) * 3, (1.0,) * 3, (1,) * 3), target_shape=lambda shape: (0, *shape[1:])
+    )
     with pytest.raises(InputError, match="a volume of 4 x 40 x 40 voxels leaves none after any"):
         plan_map(kernel, described((4, 40, 40)), tmp_path / "out.zarr", resources=LAPTOP)
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+import xml.etree.ElementTree as ElementTree
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,9 +23,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.blocks import seeds
-from tomoscale import figures, page, planes, report
+from tomoscale import agreement, charts, page, planes, scene
 from tomoscale.errors import InputError
-from tomoscale.planes import Palette, Scan, cut, grey_window, label_picture, read_plane, scale_bar, to_levels
+from tomoscale.figures import Chart
+from tomoscale.pictures import scale_bar
+from tomoscale.planes import Palette, Scan, cut, grey_window, label_picture, read_plane, to_levels
 from tomoscale.report import report_html, write_report
 from tomoscale.slices import PLANE_PIXELS, STRIP_PIXELS, STRIP_PLANES
 from tomoscale.volume import MemoryArray, Volume
@@ -41,6 +44,7 @@ class Recorder:
     """Stand-in for a volume that is too large to exist; its value is a function of the voxel's index."""
 
     voxel_size_um = (5.0, 5.0, 5.0)
+    storage = None
 
     def __init__(self, shape: tuple[int, int, int], dtype: type = np.uint8) -> None:
         self.shape, self.dtype, self.name = shape, np.dtype(dtype), "large"
@@ -79,16 +83,28 @@ class Page(HTMLParser):
         self.text += data
 
     @property
-    def pictures(self) -> dict[str, np.ndarray]:
-        """Pixels by alt text, as red, green, blue."""
+    def images(self) -> dict[str, tuple[str, bytes]]:
+        """Kind and bytes of every picture by alt text."""
         found = {}
         for tag, attributes in self.tags:
             if tag == "img":
                 kind, data = str(attributes["src"]).split(",", 1)
-                assert kind == "data:image/png;base64"
-                image = Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB")
-                found[str(attributes["alt"])] = np.asarray(image)
+                found[str(attributes["alt"])] = kind, base64.b64decode(data, validate=True)
         return found
+
+    @property
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Pixels of the PNGs by alt text, as red, green, blue."""
+        return {
+            alt: np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            for alt, (kind, data) in self.images.items()
+            if kind == "data:image/png;base64"
+        }
+
+    @property
+    def charts(self) -> dict[str, bytes]:
+        """SVGs by alt text."""
+        return {alt: data for alt, (kind, data) in self.images.items() if kind == "data:image/svg+xml;base64"}
 
 
 def volume(values: np.ndarray, size: tuple[float, float, float] | None = (5.0, 5.0, 5.0)) -> Volume:
@@ -112,11 +128,39 @@ def example() -> dict[str, Any]:
             {"name": "IoU of bone", "symbol": "IoU", "value": 0.9, "truth": None, "relative_error": None, "unit": ""},
         ],
         "confusion": {"counts": [[5, 1, 0], [2, 7, 1], [0, 0, 0]]},
-        "histogram": {"centres": [10.0, 20.0, 30.0], "counts": [4, 0, 90]},
+        "histogram": {
+            "centres": [10.0, 20.0, 30.0],
+            "counts": [4, 0, 90],
+            "classes": {"background": [4, 0, 0], "bone": [0, 0, 90]},
+            "unit": "grey value",
+        },
+        "profile": {
+            "edges_um": [0.0, 25.0, 50.0],
+            "labels": {"bone": [1, 3], "background": [3, 0], "implant": [7, 0]},
+            "truth": {"bone": [0, 3], "background": [0, 1], "implant": [7, 0]},
+        },
+        "contact_map": {
+            "along_um": [0.0, 20.0, 40.0, 60.0],
+            "angle_deg": [0.0, 180.0, 360.0],
+            "labels": {"bone": [[1, 2], [0, 0], [5, 0]], "free": [[3, 2], [0, 0], [0, 7]]},
+            "truth": {"bone": [[1, 1], [1, 1], [1, 1]], "free": [[1, 1], [1, 1], [1, 3]]},
+        },
+        "gap_tolerance": [
+            {"gap_voxels": 0, "value": 0.41, "truth": 0.5},
+            {"gap_voxels": 1, "value": 0.6, "truth": None},
+        ],
+        "checks": [
+            {"name": "voxel size", "state": "ok", "text": "one for all"},
+            {"name": "cut screw", "state": "warning", "text": "at z low"},
+            {"name": "range", "state": "failed", "text": "value 9"},
+        ],
+        "model": {"name": "demo", "sha256": "0f" * 32, "reach": [14, 14, 14]},
+        "versions": {"numpy": "2.3.1"},
         "caveats": ["the scan is synthetic"],
         "parameters": {"roi": {"distance_um": 1000.0}, "exclude_labels": [1, 2]},
     }
     run = {"name": "segment", "rows": [["blocks", "64 of 128"], ["reads", "1.4x"]], "blocks": 64, "retries": 1}
+    run["blocks_done"] = {"fields": [1, 1, 3], "seconds": [0.5, None, 1.5], "attempts": [1, 0, 2], "missing": [0, 1, 0]}
     return {
         "results": results,
         "grey": volume((truth.astype(np.uint16) * 1000 + rng.integers(0, 300, truth.shape)).astype(np.uint16)),
@@ -124,6 +168,11 @@ def example() -> dict[str, Any]:
         "truth": volume(truth),
         "runs": [{**run, "seconds": {"read": 1.5, "compute": 120.0, "write": 0.25, "wall": 33.0}}],
     }
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures_in_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene, "PIXELS", 90)  # a tenth of the side takes a hundredth of the time
 
 
 @cache
@@ -173,7 +222,8 @@ def spoil(value: Any, places: list[str], path: str = "") -> Any:
     """Put hostile text in front of every text of JSON values, keys included, colours and all."""
     if isinstance(value, dict):
         fixed = path in ("", ".inputs.", ".classes") or re.fullmatch(
-            r"\.(inputs\.\w+|classes|quantities|confusion|histogram|runs.*)", path
+            r"\.(inputs\.\w+|classes|quantities|confusion|histogram|profile.*|contact_map.*|gap_tolerance|checks|runs.*)",
+            path,
         )
         return {k if fixed else HOSTILE + k: spoil(v, places, f"{path}.{k}") for k, v in value.items()}
     if isinstance(value, list):
@@ -196,9 +246,20 @@ def test_hostile_text_is_only_text():
     assert {name for _, attributes in found.tags for name in attributes} <= allowed
     assert not any("alert" in str(a.get("style")) + str(a.get("class")) for _, a in found.tags)
     # All of them can be read: the caveat, names, units, definitions, the plan, parameters and the program.
-    assert found.text.count("<script>alert(1)</script>") > 30
+    assert found.text.count("<script>alert(1)</script>") > 40
     assert not re.search("[\x00\x1b\u202e\ud800]", found.text)
-    for word in ("the scan is synthetic", "mm/year", "F_IB/(F_IB+F_IG)", "labels.zarr", "64 of 128", "tomoscale 0.1.0"):
+    for word in (
+        "the scan is synthetic",
+        "cut screw",
+        "at z low",
+        "numpy",
+        "2.3.1",
+        "mm/year",
+        "F_IB/(F_IB+F_IG)",
+        "labels.zarr",
+        "64 of 128",
+        "tomoscale 0.1.0",
+    ):
         assert f"骨{word}" in found.text
 
 
@@ -289,7 +350,7 @@ def test_label_pictures_are_the_labels():
     np.testing.assert_array_equal(pictures["Labels, plane y = 2"], colours[labels[:, 2]])
     np.testing.assert_array_equal(pictures["Labels, plane x = 2"], colours[labels[:, :, 2]])
     for z in range(3):
-        np.testing.assert_array_equal(pictures[f"Slice z = {z}"], colours[labels[z]])
+        np.testing.assert_array_equal(pictures[f"Labels, slice z = {z}"], colours[labels[z]])
 
 
 def test_grey_pictures_are_the_grey_values():
@@ -342,17 +403,17 @@ def test_a_plane_read_in_strips_equals_the_plane(seed, shape, axis, steps, chunk
 
 
 def test_only_the_planes_shown_are_read_in_strips():
-    shape = (3000, 4000, 5000)
+    shape = (3000, 4000, 5000)  # more than `overview` reads without coarser levels
     grey, labels, truth = Recorder(shape, np.uint16), Recorder(shape), Recorder(shape)
     html = report_html(results={"classes": CLASSES}, grey=grey, labels=labels, truth=truth)
     three = 4000 * 5000 + 3000 * 5000 + 3000 * 4000
-    assert sum(truth.sizes) == three
-    assert sum(grey.sizes) == sum(labels.sizes) == three + STRIP_PLANES * 4000 * 5000
+    assert sum(truth.sizes) == sum(grey.sizes) == sum(labels.sizes) == three + STRIP_PLANES * 4000 * 5000
+    assert "60\u202f000\u202f000\u202f000 voxels and no coarser level" in Page(html).text
     assert max(grey.sizes) <= planes.STRIP_VOXELS
     assert all(1 in [r.stop - r.start for r in region] for region in grey.regions)
-    sides = [p.shape[:2] for p in Page(html).pictures.values()]
+    sides = [p.shape[:2] for alt, p in Page(html).pictures.items() if "space" not in alt]
     assert max(max(side) for side in sides) <= PLANE_PIXELS
-    assert max(max(side) for side in sides[-STRIP_PLANES:]) <= STRIP_PIXELS
+    assert max(max(side) for side in sides[-2 * STRIP_PLANES :]) <= STRIP_PIXELS
     assert "one voxel in 4 downwards and one in 5 to the right" in html
 
 
@@ -371,12 +432,30 @@ def test_a_plane_of_20000_by_20000_is_never_held():
 
 
 @pytest.mark.parametrize(
-    "part", ["program", "inputs", "classes", "quantities", "confusion", "histogram", "caveats", "parameters"]
+    "part",
+    [
+        "program",
+        "inputs",
+        "classes",
+        "quantities",
+        "confusion",
+        "histogram",
+        "caveats",
+        "parameters",
+        "profile",
+        "contact_map",
+        "gap_tolerance",
+        "checks",
+        "model",
+        "versions",
+    ],
 )
 def test_every_part_of_the_results_may_be_absent(part: str):
     arguments = example()
     del arguments["results"][part]
-    assert Page(report_html(results=arguments["results"])).tags
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chart, "svg", property(lambda chart: b"<svg/>"))  # what is drawn is not looked at here
+        assert Page(report_html(results=arguments["results"])).tags
 
 
 @pytest.mark.parametrize("absent", [("grey",), ("labels",), ("truth",), ("grey", "truth"), ("labels", "truth")])
@@ -438,7 +517,7 @@ def test_scale_bars_are_one_two_or_five(width: float):
 )
 def test_rates_of_the_confusion_matrix_equal_the_definition(counts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "bar_chart", lambda *_: b"")  # 30 charts would take 10 seconds
+        patch.setattr(agreement, "chart_plate", lambda *_: "")  # 30 charts would take 10 seconds
         html = report_html(results={"confusion": {"counts": counts}})
     n = len(counts)
     cells = [re.sub(r"<[^>]+>", "", c) for c in re.findall(r"<td.*?</td>", html)]
@@ -453,9 +532,9 @@ def test_rates_of_the_confusion_matrix_equal_the_definition(counts):
 def test_bars_of_iou_come_from_the_quantities_or_the_confusion_matrix():
     results = example()["results"]
     results["quantities"].append({"name": "mean IoU", "symbol": "mIoU", "value": 0.5})
-    assert any(alt.endswith("by class: bone 0.900") for alt in Page(report_html(results=results)).pictures)
+    assert any(alt.endswith("by class: bone 0.900") for alt in Page(report_html(results=results)).charts)
     results["quantities"] = []
-    alts = Page(report_html(results=results)).pictures
+    alts = Page(report_html(results=results)).charts
     assert any(alt.endswith("by class: background 0.625, metal 0.636, bone 0.000") for alt in alts)
 
 
@@ -482,14 +561,24 @@ def test_values_of_no_class_are_named():
 
 
 def test_names_that_no_font_can_draw_do_not_stop_a_chart():
-    assert figures.bar_chart([("骨 $x^2$ \x00" + "w" * 99, 0.5, "#000000")], "IoU").startswith(b"\x89PNG")
+    chart = charts.bar_chart([("骨 $x^2$ \x00\u202e --> ]]>" + "w" * 99, 0.5, "#000000")], "IoU")
+    assert chart.png.startswith(b"\x89PNG")
+    drawn = ElementTree.fromstring(chart.svg)  # still one well-formed picture
+    assert {e.tag.split("}")[1] for e in drawn.iter() if isinstance(e.tag, str)}.isdisjoint(
+        {"script", "foreignObject", "a"}
+    )
 
 
 def test_pictures_carry_no_program_and_no_date():
-    for tag, attributes in Page(example_html()).tags:
-        if tag == "img":
-            data = base64.b64decode(str(attributes["src"]).split(",")[1])
+    images = Page(example_html()).images
+    assert {kind for kind, _ in images.values()} == {"data:image/png;base64", "data:image/svg+xml;base64"}
+    for kind, data in images.values():
+        if "png" in kind:
             assert not {"Software", "Creation Time", "date:create"} & set(Image.open(io.BytesIO(data)).info)
+        else:
+            assert not re.search(rb"Matplotlib|matplotlib.org|<metadata|dc:date|DOCTYPE", data)
+            # References stay inside the picture: "#" and a name, or pixels.
+            assert all(r.startswith((b"#", b"data:image/png")) for r in re.findall(rb'href="([^"]*)"', data))
 
 
 def test_volumes_that_do_not_fit_are_refused():

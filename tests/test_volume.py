@@ -549,6 +549,7 @@ def test_a_change_of_a_foreign_volume_changes_its_identity(tmp_path):
         (lambda m: m.update(shape=[2, 9, 10, 11]), "must have three axes"),
         (lambda m: m.update(shape=[9, 0, 10]), "holds no voxel"),
         (lambda m: m.update(shape=[9, -1, 10]), "must be a list of whole numbers"),
+        (lambda m: m.update(shape=[2**40, 2**40, 2**40]), "more voxels than any disk holds"),
         (lambda m: m.update(shape="large"), "must be a list of whole numbers"),
         (lambda m: m.update(data_type="complex64"), "voxels of type 'complex64' are not read"),
         (lambda m: m.update(data_type=["uint8"]), "are not read"),
@@ -586,6 +587,9 @@ def _set_scale(scale):
         (_set_image("datasets", [{"path": "../../etc"}]), "leads out of the volume"),
         (_set_image("datasets", [{"path": "/etc"}]), "leads out of the volume"),
         (_set_image("datasets", [{"path": "link"}]), "leads out of the volume"),
+        (_set_image("datasets", [{"path": "circle"}]), "leads out of the volume"),
+        (_set_image("datasets", [{"path": "x" * 5000}]), "leads out of the volume"),
+        (_set_image("datasets", [{"path": "a\0"}]), "leads out of the volume"),
         (_set_image("datasets", [{"path": "s7"}]), "it is not clear which array is meant; give array= one of: s0"),
         (_set_scale([0, 1, 1]), "must be three positive lengths"),
         (_set_scale([float("nan"), 1, 1]), "must be three positive lengths"),
@@ -595,6 +599,7 @@ def _set_scale(scale):
 def test_group_metadata_that_make_no_sense_are_refused(tmp_path, change, message):
     path = foreign(tmp_path / "f.zarr", random_values((9, 10, 11)))
     (path / "link").symlink_to(tmp_path)
+    (path / "circle").symlink_to(path / "circle")
     edit(path / "zarr.json", change)
     with pytest.raises(InputError, match=message):
         open_zarr(path)

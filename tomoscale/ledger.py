@@ -24,7 +24,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,25 +149,35 @@ class Ledger:
         recorded = json.loads(path.read_text()) if path is not None and path.exists() else {}
         return {int(k): v for k, v in recorded.items() if not self.done[int(k)]}
 
+    def records(self) -> np.ndarray:
+        """Record of every finished block, in the order they finished: (n,) array of `RECORD`; empty in memory."""
+        return np.concatenate([np.zeros(0, RECORD), *(records for records, _, _ in self._frames())])
+
     def content(self) -> str:
         """Digest of all blocks' checksums in order: equal for equal results on one grid."""
         return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.checksums).tobytes())
 
     def _read_frames(self) -> int:
         """Read every whole frame; return where the last one ends."""
-        assert self.folder is not None
-        path = self.folder / "blocks.log"
-        if not path.exists() or path.stat().st_size == 0:
-            return 0
+        last = 0
+        for records, payload, end in self._frames():
+            self._accept(records, _unpack_counts(payload))
+            last = end
+        return last
+
+    def _frames(self) -> Iterator[tuple[np.ndarray, memoryview, int]]:
+        """Records and packed counts of every whole frame of the log, and where it ends."""
+        path = None if self.folder is None else self.folder / "blocks.log"
+        if path is None or not path.exists() or path.stat().st_size == 0:
+            return
         # Mapped, not read: a log of histograms may be larger than memory.
         view, position = memoryview(np.memmap(path, np.uint8, "r")), 0  # type: ignore[arg-type]
         while (end := _frame_end(view, position)) is not None:
             _, n_records, payload = _FRAME.unpack_from(view, position)
             first = position + _FRAME.size
             last = first + n_records * RECORD.itemsize
-            self._accept(np.frombuffer(view[first:last], RECORD), _unpack_counts(view[last : last + payload]))
+            yield np.frombuffer(view[first:last], RECORD), view[last : last + payload], end
             position = end
-        return position
 
     def _accept(self, records: np.ndarray, counts: Counts) -> None:
         numbers = records["number"].astype(np.intp)

@@ -1,4 +1,4 @@
-"""Metadata of OME-Zarr groups: written as 0.5, read as 0.4 and 0.5.
+"""Metadata of OME-Zarr groups, written and read as 0.5 (Zarr 3) and 0.4 (Zarr 2).
 
 All of it is JSON a stranger may have written: nothing here trusts a type, a length or a path.
 """
@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tomoscale.errors import InputError
-from tomoscale.geometry import AXES, Spacing
+from tomoscale.geometry import AXES, Shape, Spacing
 from tomoscale.voxel_size import check_voxel_size, micrometres_per
 
 Kind = Literal["grey", "labels", "mask"]
+OmeVersion = Literal["0.4", "0.5"]
 KINDS = ("grey", "labels", "mask")
 STATE = "tomoscale"
 """Key of our own state in the attributes of a group."""
 STATE_VERSION = 1
 LEVEL = "0"
-"""Path of the full resolution inside the group; coarser levels will be "1", "2", ..."""
+"""Path of the full resolution inside the group; coarser levels are "1", "2", ..."""
+LABELS = "labels"
+"""Folder inside an image group whose folders are its label images."""
 _GREY = (128, 128, 128, 255)
 
 
@@ -37,18 +40,25 @@ class LabelClass:
 
 
 def group_attributes(
-    name: str, kind: Kind, voxel_size_um: Spacing | None, classes: Sequence[LabelClass], state: Mapping[str, Any]
+    name: str,
+    kind: Kind,
+    voxel_size_um: Spacing | None,
+    classes: Sequence[LabelClass],
+    version: OmeVersion,
+    in_image: bool,
 ) -> dict[str, Any]:
-    """Attributes of an OME-Zarr 0.5 group with one resolution level, and our `state` beside them.
+    """Attributes of an OME-Zarr group with one resolution level.
 
-    An unknown voxel size is written as scale 1 without a unit, which reads as unknown again.
+    An unknown voxel size is written as scale 1 without a unit, which reads as unknown again. A label volume `in_image`,
+    which is in the folder of labels of an image, says so.
     """
     unit = {} if voxel_size_um is None else {"unit": "micrometer"}
     scale = [1.0] * 3 if voxel_size_um is None else list(voxel_size_um)
+    own_version = {"version": version} if version == "0.4" else {}
     ome: dict[str, Any] = {
-        "version": "0.5",
         "multiscales": [
             {
+                **own_version,
                 "name": name,
                 "axes": [{"name": axis, "type": "space", **unit} for axis in AXES],
                 "datasets": [{"path": LEVEL, "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
@@ -56,12 +66,67 @@ def group_attributes(
         ],
     }
     if kind == "labels":
+        # The specification has no empty lists.
+        colors = [{"label-value": c.value, "rgba": list(c.rgba)} for c in classes]
+        properties = [{"label-value": c.value, "name": c.name} for c in classes]
         ome["image-label"] = {
-            "version": "0.5",
-            "colors": [{"label-value": c.value, "rgba": list(c.rgba)} for c in classes],
-            "properties": [{"label-value": c.value, "name": c.name} for c in classes],
+            "version": version,
+            **({"colors": colors, "properties": properties} if classes else {}),
+            **({"source": {"image": "../../"}} if in_image else {}),
         }
-    return {"ome": ome, STATE: {"version": STATE_VERSION, "kind": kind, **state}}
+    return ome if version == "0.4" else {"ome": {"version": version, **ome}}
+
+
+def with_levels(attributes: Mapping[str, Any], factors: Sequence[Shape], method: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a group of ours that lists level 0 and, as "1", "2", ..., coarser ones.
+
+    Parameters
+    ----------
+    attributes : mapping
+    factors : sequence of (z, y, x)
+        Voxels of level 0 along a voxel of each coarser level. Its first voxel is made of that many, so its centre lies
+        half of what it is longer behind the first centre of level 0.
+    method : mapping
+        ``type`` and ``metadata``, as the specification names them: how the levels were made.
+    """
+    image = multiscales(attributes)
+    assert image is not None
+    finest = _dicts(image.get("datasets"))[0]
+    scale = _scale(finest.get("coordinateTransformations")) or [1.0] * 3
+    listed = [
+        {
+            "path": str(number),
+            "coordinateTransformations": [
+                {"type": "scale", "scale": [s * f for s, f in zip(scale, factor, strict=True)]},
+                {"type": "translation", "translation": [s * (f - 1) / 2 for s, f in zip(scale, factor, strict=True)]},
+            ],
+        }
+        for number, factor in enumerate(factors, 1)
+    ]
+    how = dict(method) if factors else {}
+    plain = {key: value for key, value in image.items() if key not in ("type", "metadata")}
+    return _with_multiscales(attributes, {**plain, **how, "datasets": [finest, *listed]})
+
+
+def _with_multiscales(attributes: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
+    if "ome" in attributes:
+        return {**attributes, "ome": {**attributes["ome"], "multiscales": [image]}}
+    return {**attributes, "multiscales": [image]}
+
+
+def label_names(attributes: Any) -> list[str]:
+    """Names of the label images that a folder of labels lists."""
+    ome = attributes.get("ome", attributes) if isinstance(attributes, Mapping) else {}
+    names = ome.get("labels") if isinstance(ome, Mapping) else None
+    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+
+
+def with_label_names(attributes: Mapping[str, Any], names: Sequence[str], version: OmeVersion) -> dict[str, Any]:
+    """Attributes of a folder of labels that lists `names`."""
+    if version == "0.4":
+        return {**attributes, "labels": list(names)}
+    ome = attributes.get("ome")
+    return {**attributes, "ome": {**(ome if isinstance(ome, dict) else {}), "version": version, "labels": list(names)}}
 
 
 def multiscales(attributes: Any) -> Mapping[str, Any] | None:
@@ -115,6 +180,27 @@ def stored_voxel_size(name: str, image: Mapping[str, Any], level: str) -> Spacin
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name}: the stored scale {own} is not three numbers") from None
     return check_voxel_size((z, y, x), f"{name} (as stored)", InputError)
+
+
+def level_factors(image: Mapping[str, Any]) -> list[Spacing]:
+    """Voxels of the first level along a voxel of each coarser one, as the scales say; none where they say nothing.
+
+    Raises
+    ------
+    InputError
+        If a scale is not three positive numbers.
+    """
+    scales = [_scale(d.get("coordinateTransformations")) for d in _dicts(image.get("datasets"))]
+    found = []
+    for scale in scales[1:]:
+        try:
+            z, y, x = (float(s) / float(first) for s, first in zip(scale or (), scales[0] or (), strict=True))
+        except (TypeError, ValueError, OverflowError, ZeroDivisionError):
+            raise InputError(
+                f"the scales of the resolution levels are {scales}, which says nothing of factors"
+            ) from None
+        found.append((z, y, x))
+    return found
 
 
 def stored_classes(attributes: Any) -> tuple[LabelClass, ...]:

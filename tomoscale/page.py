@@ -11,7 +11,9 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from tomoscale.stylesheet import CSS
 
 SMALL_ERROR = 0.01
 
@@ -19,64 +21,6 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # Characters that HTML forbids, or that turn the direction of the text around them.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufdd0\ufffe\uffff]")
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-_CSS = """
-:root { color-scheme: light; --ink: #1b1e23; --soft: #5b6470; --line: #d5d9df; --pale: #f4f6f8; }
-* { box-sizing: border-box; }
-html { background: #fff; color: var(--ink); -webkit-text-size-adjust: 100%; }
-body { font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif;
-  max-width: 70rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; overflow-wrap: break-word;
-  counter-reset: figure table; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .75rem; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
-p { margin: .5rem 0; max-width: 48rem; }
-ul { margin: .25rem 0; padding-left: 1.25rem; }
-.soft, figcaption { color: var(--soft); font-size: .875rem; }
-.caveats { border: 1px solid #b86e00; border-left-width: 6px; background: #fff7e8; border-radius: 4px;
-  padding: .75rem 1rem; margin: 1.5rem 0; break-inside: avoid; }
-.caveats strong { display: block; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--line); }
-thead th { font-weight: 600; border-bottom: 1.5px solid var(--ink); vertical-align: bottom; }
-tbody th { font-weight: 400; }
-.number { text-align: right; white-space: nowrap; }
-.quantities { width: 100%; }
-.quantities tbody th { font-weight: 600; min-width: 14rem; }
-.quantities tbody th span { display: block; font-weight: 400; max-width: 40rem; }
-.confusion td, .confusion th { padding: .4rem .7rem; }
-.confusion .hit { font-weight: 600; }
-abbr[title] { text-decoration: underline dotted; cursor: help; }
-figure { margin: 1.25rem 0 2rem; break-inside: avoid; }
-figcaption { margin-top: .6rem; max-width: 48rem; }
-figcaption::before { counter-increment: figure; content: "Figure " counter(figure) ". "; font-weight: 600; color: var(--ink); }
-.tabular { break-inside: auto; margin: 1rem 0 1.5rem; }
-.tabular figcaption { margin: 0 0 .4rem; }
-.tabular figcaption::before { counter-increment: table; content: "Table " counter(table) ". "; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); gap: .9rem; }
-.strip { grid-template-columns: repeat(auto-fit, minmax(min(45%, 10rem), 1fr)); }
-.panel p { margin: 0 0 .3rem; font-size: .875rem; }
-.picture { position: relative; border: 1px solid var(--line); }
-.picture img { display: block; width: 100%; height: 100%; }
-.pixels { image-rendering: pixelated; }
-.scale { position: absolute; left: 3%; bottom: 3%; font-size: .75rem; line-height: 1.3; white-space: nowrap; }
-.scale span { display: inline-block; margin-bottom: 3px; padding: 0 .3em; border-radius: 2px; color: #fff; background: rgba(0, 0, 0, .6); }
-.scale b { display: block; height: 4px; background: #fff; outline: 1px solid #000; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .6rem 0 0; padding: 0; list-style: none; font-size: .875rem; }
-.legend i { display: inline-block; width: .85em; height: .85em; margin-right: .4em; border: 1px solid #444; vertical-align: -.08em; }
-.plans { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 0 2rem; }
-.chart { display: block; width: 100%; max-width: 44rem; height: auto; }
-@page { margin: 14mm; }
-@media print {
-  body { font-size: 10pt; padding: 0; max-width: none; }
-  h2, h3 { break-after: avoid; }
-  tr { break-inside: avoid; }
-  .tabular figcaption { break-after: avoid; }
-  .scroll { overflow: visible; }
-  .panels { grid-template-columns: repeat(3, 1fr); }
-  .strip { grid-template-columns: repeat(5, 1fr); gap: .4rem; }
-}
-"""
 
 
 def page(title: str, body: str) -> str:
@@ -84,7 +28,7 @@ def page(title: str, body: str) -> str:
     head = (
         f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{text(title)}</title>\n'
-        f"<style>{_CSS}</style>"
+        f"<style>{CSS}</style>"
     )
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
@@ -115,15 +59,15 @@ def table(
     return f'<figure class="tabular"><figcaption>{caption}</figcaption>\n{inside}</figure>\n'
 
 
-def image(png: bytes, alt: str, kind: str = "") -> str:
+def image(data: bytes, alt: str, kind: str = "", form: Literal["png", "svg+xml"] = "png") -> str:
     """Picture inside the page."""
-    data = b64encode(png).decode("ascii")
-    return f'<img class="{kind}" alt="{text(alt)}" src="data:image/png;base64,{data}">'
+    encoded = b64encode(data).decode("ascii")
+    return f'<img class="{kind}" alt="{text(alt)}" src="data:image/{form};base64,{encoded}">'
 
 
-def chart(png: bytes, alt: str, caption: str) -> str:
-    """Chart with its caption."""
-    return f'<figure class="plot">{image(png, alt, "chart")}<figcaption>{caption}</figcaption></figure>\n'
+def chart(svg: bytes, alt: str, caption: str) -> str:
+    """Chart with its caption; as a picture, an SVG cannot run or fetch anything."""
+    return f'<figure class="plot">{image(svg, alt, "chart", "svg+xml")}<figcaption>{caption}</figcaption></figure>\n'
 
 
 def share(count: int, total: int, hit: bool) -> str:

@@ -290,13 +290,10 @@ class Plan:
         return "\n".join(f"{name:>10}  {value}" for name, value in self.rows())
 
     def _repr_html_(self) -> str:
-        import html
+        # Loaded only where it is shown: a worker that runs blocks draws nothing, and drawings know plans.
+        from tomoscale.sketch import plan_html
 
-        rows = "".join(
-            f"<tr><th style='text-align:right'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
-            for k, v in self.rows()
-        )
-        return f"<table>{rows}</table>"
+        return plan_html(self)
 
 
 def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may want to decide

@@ -261,20 +261,15 @@ def error_picture(plane: Plane, window: tuple[float, float], palette: Palette) -
 
 
 def png(pixels: np.ndarray, colours: np.ndarray | None = None) -> bytes:
-    """PNG of (rows, columns) uint8 pixels: grey values, or indices into `colours`, (n, ..., 3) uint8."""
-    rows, columns = pixels.shape
-    image = Image.frombytes("L" if colours is None else "P", (columns, rows), np.ascontiguousarray(pixels).tobytes())
+    """PNG of uint8 pixels: (rows, columns, 3), or (rows, columns) grey values or indices into `colours`, (n, ..., 3) uint8."""
+    rows, columns = pixels.shape[:2]
+    mode = "RGB" if pixels.ndim == 3 else "L" if colours is None else "P"
+    image = Image.frombytes(mode, (columns, rows), np.ascontiguousarray(pixels).tobytes())
     if colours is not None:
         image.putpalette(colours.tobytes())
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
-
-
-def scale_bar(width: float) -> float:
-    """Length of a scale bar for a picture `width` wide: 1, 2 or 5 times a power of ten, at most 0.35 of the width."""
-    power = 10.0 ** np.floor(np.log10(width * 0.35))
-    return float(max(m * power for m in (1, 2, 5) if m * power <= width * 0.35 * (1 + 1e-9)))
 
 
 def middle_planes(scan: Scan, max_side: int) -> Iterator[Plane]:
@@ -285,6 +280,12 @@ def middle_planes(scan: Scan, max_side: int) -> Iterator[Plane]:
 def strip_indices(length: int, count: int) -> list[int]:
     """Up to `count` different indices, evenly spread over `length` planes, none at the ends of a long one."""
     return sorted({(2 * n + 1) * length // (2 * count) for n in range(count)})
+
+
+def found_classes(planes: Sequence[Plane]) -> list[dict[str, Any]]:
+    """Classes named after the values seen, for labels that come without names."""
+    seen = {int(v) for p in planes for a in (p.labels, p.truth) if a is not None for v in np.unique(a)}
+    return [{"id": value, "name": f"value {value}"} for value in sorted(seen)]
 
 
 def _colour(value: Any, rank: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tomoscale.pace import Pace
+
 LINE_SECONDS = 30.0
 FILE_SECONDS = 1.0
+FILE = "progress.jsonl"
 
 
 class Display(Protocol):
@@ -38,13 +42,19 @@ class Progress:
         Where ``progress.jsonl`` goes.
     show : bool or None
         Show on stderr or in the notebook; None shows what takes longer than two seconds.
+    pace : Pace or None
+        Tells the time left; None takes every block for the same work.
     """
 
-    def __init__(self, name: str, total: int, done: int, folder: Path | None, show: bool | None) -> None:
+    def __init__(
+        self, name: str, total: int, done: int, folder: Path | None, show: bool | None, pace: Pace | None = None
+    ) -> None:
         self.name, self.total, self.done, self.first = name, total, done, done
-        self.file = None if folder is None else folder / "progress.jsonl"
+        self.pace = pace or Pace(total, done)
+        self.file = None if folder is None else folder / FILE
         self.show = show
         self.started = time.monotonic()
+        self.pace.begin(self.started)
         self.written = self.shown = -1e9
         self.display: Display | None = None
 
@@ -62,10 +72,23 @@ class Progress:
 
     seconds: np.ndarray = np.zeros(3)
 
-    def update(self, done: int, seconds: np.ndarray, in_flight: int) -> None:
-        """Take in the state of the run; cheap, so it is called after every task."""
+    def update(self, done: int, seconds: np.ndarray, in_flight: int, work: float | None = None) -> None:
+        """Take in the state of the run; cheap, so it is called after every task.
+
+        Parameters
+        ----------
+        done : int
+            Blocks finished, by this run and by former ones.
+        seconds : (3,) float array
+            Spent reading, computing and writing, summed over blocks.
+        in_flight : int
+            Tasks that are not finished.
+        work : float or None
+            What is finished in the unit of `pace`; None where that is blocks.
+        """
         now = time.monotonic()
         self.done, self.seconds = done, seconds
+        self.pace.add(now, done if work is None else work, done - self.first)
         if now - self.written >= FILE_SECONDS:
             self.written = now
             self._write("running", seconds, in_flight)
@@ -78,14 +101,13 @@ class Progress:
             self.display.update(done, self._text())
 
     def remaining_seconds(self) -> float | None:
-        """Time left at the mean speed of this run, None before its first block."""
-        finished = self.done - self.first
-        return (time.monotonic() - self.started) / finished * (self.total - self.done) if finished else None
+        """Time left, None before the first block of this run."""
+        return self.pace.remaining_seconds(time.monotonic())
 
     def _text(self) -> str:
         left = self.remaining_seconds()
         spent = time.monotonic() - self.started
-        end = f"{duration(left)} left" if left and self.done < self.total else f"{duration(spent)}"
+        end = f"{duration(left)} left" if left is not None and self.done < self.total else f"{duration(spent)}"
         return f"{self.done}/{self.total} blocks, {end}"
 
     def _write(self, state: str, seconds: np.ndarray, in_flight: int) -> None:
@@ -132,10 +154,11 @@ class BarDisplay:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
+        # Without markup: a step may be named after a file, and "[/]" in a name would end the run.
         self.bar = Bar(
-            TextColumn("{task.description:<24}"),
+            TextColumn("{task.description:<24}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             console=Console(stderr=True),
         )
         self.task = self.bar.add_task(name, total=total, text="")
@@ -176,7 +199,8 @@ def make_display(name: str, total: int) -> Display:
     """Return the display that suits where the program runs."""
     if in_notebook():
         return WidgetDisplay(name, total)
-    return BarDisplay(name, total) if sys.stderr.isatty() else LineDisplay(name)
+    moves = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return BarDisplay(name, total) if moves else LineDisplay(name)
 
 
 def in_notebook() -> bool:

@@ -18,19 +18,23 @@ from tomoscale.memory_array import MemoryArray
 from tomoscale.ome import (
     KINDS,
     LEVEL,
+    STATE,
     STATE_VERSION,
     Kind,
     LabelClass,
+    OmeVersion,
     group_attributes,
 )
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
 from tomoscale.zarr_array import ZarrArray
-from tomoscale.zarr_group import FoundArray, find_array
+from tomoscale.zarr_group import FoundArray, find_array, image_of, list_labels
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
 
 __all__ = ["Kind", "LabelClass", "MemoryArray", "Storage", "Volume", "ZarrArray", "create_volume", "open_zarr"]
 
 CHUNK_VOXELS = 64
+PLAIN_CHUNK_VOXELS = 128
+"""Edge of a chunk where there are no shards: each is a file."""
 SHARD_VOXELS = 512
 
 
@@ -158,16 +162,23 @@ class Volume:
             If something is in the way.
         """
         if isinstance(self.storage, ZarrArray):
-            state = {
+            in_image = _check_label(self)
+            state: dict[str, Any] = {
+                "version": STATE_VERSION,
+                "kind": self.storage.kind,
                 "finished": False,
                 "classes": [[c.value, c.name, list(c.rgba)] for c in self.classes],
                 "record": {},
             }
             title = Path(self.storage.directory).name.removesuffix(".zarr").removesuffix(".ome")
-            self.storage.create(group_attributes(title, self.storage.kind, self.voxel_size_um, self.classes, state))
+            version = _ome_version(self.storage)
+            ome = group_attributes(title, self.storage.kind, self.voxel_size_um, self.classes, version, in_image)
+            self.storage.create({**ome, STATE: state})
+            if in_image:
+                list_labels(Path(self.storage.directory).parent, version)
 
     def finish(self, record: dict[str, Any]) -> None:
-        """State that all voxels are written, and what made them (JSON values).
+        """State that all voxels are written, and what made them (JSON values); list a label image in its image.
 
         Raises
         ------
@@ -176,6 +187,8 @@ class Volume:
         """
         if isinstance(self.storage, ZarrArray):
             self.storage.finish(record)
+            if self.storage.inside == LEVEL and image_of(self.storage.directory):
+                list_labels(Path(self.storage.directory).parent, _ome_version(self.storage))
 
     def identity(self) -> dict[str, Any]:
         """Small JSON that changes when the data or the voxel size change; it guards a resumed run."""
@@ -196,6 +209,12 @@ class Volume:
                 )
         return z, y, x
 
+    def _repr_html_(self) -> str:
+        # Loaded only where it is shown: pictures need Pillow, and previews open volumes themselves.
+        from tomoscale.preview import preview_html
+
+        return preview_html(self)
+
 
 def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made of
     path: str | os.PathLike[str],
@@ -209,12 +228,14 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
     chunk_shape: Shape | None = None,
     classes: Sequence[LabelClass] = (),
     durable: bool = True,
+    ome_version: OmeVersion | None = None,
 ) -> Volume:
-    """Describe a new OME-Zarr 0.5 volume; nothing is on disk until a run, or `Volume.create`, makes it.
+    """Describe a new OME-Zarr volume; nothing is on disk until a run, or `Volume.create`, makes it.
 
     Parameters
     ----------
     path : path
+        ``IMAGE/labels/NAME``, where IMAGE is an OME-Zarr image, is a label image of that: of kind "labels", on its grid.
     shape : (Z, Y, X)
     dtype : numpy dtype
         bool, an integer or a float of at most 64 bits.
@@ -225,15 +246,20 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
     kind : {"grey", "labels", "mask"}
         What the values mean; by default that of `like`, "mask" for bool, else "grey".
     shard_shape, chunk_shape : (z, y, x)
-        What is written, and what is decoded, as a whole; by default 512^3 and 64^3, or less for a small volume.
+        What is written, and what is decoded, as a whole; by default 512^3 and 64^3, or less for a small volume. Version
+        0.4 has no shards: every chunk is written on its own, by default of 128^3.
     classes : sequence of LabelClass
     durable : bool
         Sync every shard to disk before its block counts as done.
+    ome_version : {"0.5", "0.4"}
+        0.4 for programs that do not read Zarr 3; by default that of the image a label is in, else 0.5.
 
     Raises
     ------
     ValueError
         If an argument is missing or makes no sense.
+    InputError
+        If a label image does not fit its image.
     """
     if like is not None:
         shape, dtype = shape or like.shape, like.dtype if dtype is None else dtype
@@ -245,16 +271,28 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
     shape, dtype = _positive(shape, "shape"), np.dtype(dtype).newbyteorder("=")
     kind = kind or ("mask" if dtype.kind == "b" else "grey")
     _check_kind(path, kind, dtype)
-    chunk = (
-        _three(min(CHUNK_VOXELS, n) for n in shape) if chunk_shape is None else _positive(chunk_shape, "chunk_shape")
-    )
-    shard = _default_shard(shape, chunk) if shard_shape is None else _positive(shard_shape, "shard_shape")
-    _check_shard(path, shard, chunk, dtype)
+    version = _zarr_version(path, ome_version)
+    edge = CHUNK_VOXELS if version == 3 else PLAIN_CHUNK_VOXELS
+    chunk = _three(min(edge, n) for n in shape) if chunk_shape is None else _positive(chunk_shape, "chunk_shape")
+    shard = _default_shard(shape, chunk, version) if shard_shape is None else _positive(shard_shape, "shard_shape")
+    _check_shard(path, shard, chunk, dtype, version)
     storage = ZarrArray(
-        os.path.abspath(path), LEVEL, shape, dtype, chunk, shard, kind, complete=True, writable=True, durable=durable
+        os.path.abspath(path),
+        LEVEL,
+        shape,
+        dtype,
+        chunk,
+        shard,
+        kind,
+        complete=True,
+        writable=True,
+        durable=durable,
+        version=version,
     )
     size = None if voxel_size_um is None else check_voxel_size(voxel_size_um, str(path))
-    return Volume(storage, size, classes=tuple(classes))
+    volume = Volume(storage, size, classes=tuple(classes))
+    _check_label(volume)
+    return volume
 
 
 def open_zarr(
@@ -291,7 +329,7 @@ def open_zarr(
 
 def _check_state(found: FoundArray, unfinished: bool) -> bool:
     """Tell whether the volume is finished; raise `InputError` if it is not and must be."""
-    root, state = found.storage.directory, found.state
+    root, state = found.storage.name, found.state
     if not found.is_ours:
         return True
     if not isinstance(state.get("version"), int) or state["version"] > STATE_VERSION:
@@ -316,7 +354,11 @@ def _check_kind(path: str | os.PathLike[str], kind: str, dtype: np.dtype[Any]) -
         raise ValueError(f"{path}: a label volume must be of an integer type, got {dtype}; a bool volume is a mask")
 
 
-def _check_shard(path: str | os.PathLike[str], shard: Shape, chunk: Shape, dtype: np.dtype[Any]) -> None:
+def _check_shard(path: str | os.PathLike[str], shard: Shape, chunk: Shape, dtype: np.dtype[Any], version: int) -> None:
+    if version == 2 and shard != chunk:
+        raise ValueError(
+            f"{path}: OME-Zarr 0.4 has no shards, so shard_shape {shard} must be chunk_shape {chunk}: give chunk_shape alone"
+        )
     for axis, s, c in zip(AXES, shard, chunk, strict=True):
         if s % c:
             raise ValueError(f"{path}: shard_shape {shard} is not a multiple of chunk_shape {chunk} on axis {axis}")
@@ -326,7 +368,47 @@ def _check_shard(path: str | os.PathLike[str], shard: Shape, chunk: Shape, dtype
         )
 
 
-def _default_shard(shape: Shape, chunk: Shape) -> Shape:
+def _zarr_version(path: str | os.PathLike[str], ome_version: OmeVersion | None) -> int:
+    """Version of the Zarr format: as wanted, else that of the image a label is in, else the newest."""
+    if ome_version is None:
+        image = image_of(os.path.abspath(path))
+        return 3 if image is None else image.version
+    if ome_version not in ("0.4", "0.5"):
+        raise ValueError(f'{path}: ome_version must be "0.5" or "0.4", got {ome_version!r}')
+    return 2 if ome_version == "0.4" else 3
+
+
+def _ome_version(storage: ZarrArray) -> OmeVersion:
+    return "0.4" if storage.version == 2 else "0.5"
+
+
+def _check_label(volume: Volume) -> bool:
+    """Tell whether a volume is a label image in an image; raise an error if it is in one but is none or does not fit."""
+    storage = volume.storage
+    assert isinstance(storage, ZarrArray)
+    image = image_of(storage.directory)
+    if image is None:
+        return False
+    if storage.kind != "labels":
+        raise ValueError(
+            f"{volume.name} is to be a label image of {image.path}, but holds {storage.kind} of {storage.dtype}: give another "
+            "output, or write labels (an integer type)"
+        )
+    found = find_array(str(image.path), None)
+    if found.storage.shape != storage.shape or image.version != storage.version:
+        what = f"{storage.shape} voxels in Zarr {storage.version}"
+        raise InputError(
+            f"{volume.name} has {what}, but the image it is in has {found.storage.shape} in Zarr {image.version}: a label "
+            "image lies on the grid of its image and in its format; give another output"
+        )
+    if found.voxel_size_um and volume.voxel_size_um:
+        agreed_voxel_size(str(image.path), found.voxel_size_um, volume.voxel_size_um)
+    return True
+
+
+def _default_shard(shape: Shape, chunk: Shape, version: int) -> Shape:
+    if version == 2:
+        return chunk
     return _three(min(-(-n // c) * c, max(SHARD_VOXELS // c, 1) * c) for n, c in zip(shape, chunk, strict=True))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tomoscale.block_summary import block_summary
 from tomoscale.cluster import connect, resources_of
 from tomoscale.engine import run
 from tomoscale.errors import IntegrityError, PlanError
@@ -103,6 +104,7 @@ class Work:
                 "grid": list(plan.grid.counts),
                 "record": None if plan.record is None else str(plan.record),
                 "retries": 0 if ledger is None else ledger.retries,
+                "blocks_done": None if ledger is None else block_summary(ledger.records(), plan.grid.counts),
             }
         )
         return result

@@ -37,7 +37,7 @@ import tensorstore
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import AXES, Grid, Region, Shape, region_shape
 from tomoscale.ome import LEVEL, STATE, Kind
-from tomoscale.zarr_metadata import array_metadata, read_node
+from tomoscale.zarr_metadata import array_metadata, group_metadata, read_node, write_node
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 """Chunks decoded or encoded at once in a process; each holds one chunk, stored and decoded."""
@@ -52,7 +52,7 @@ class ZarrArray:
     directory : str
         Absolute path of the group, or of the array where it stands alone.
     inside : str
-        Path of the array in it; "" where it stands alone.
+        Path of the array in it: "0" is the full resolution, "1" a coarser level; "" where it stands alone.
     shape : (Z, Y, X)
     dtype : numpy dtype
     chunk_shape : (z, y, x)
@@ -135,30 +135,41 @@ class ZarrArray:
     def create(self, attributes: dict[str, Any]) -> None:
         """Put the metadata of an array without voxels on disk, at once or not at all.
 
+        Parameters
+        ----------
+        attributes : dict
+            Of the group that holds the full resolution, which is made with it; of any other array its own.
+
         Raises
         ------
         PlanError
             If something is in the way.
         """
-        target = Path(self.directory)
+        target = self._described
         if os.path.lexists(target):
             raise PlanError(f"{target} is in the way: give another output, or remove it")
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
+        array = array_metadata(self.shape, self.dtype, self.kind, self.chunk_shape, self.shard_shape, self.version)
         try:
-            (draft / self.inside).mkdir(parents=True)
-            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-            array = array_metadata(self.shape, self.dtype, self.kind, self.chunk_shape, self.shard_shape)
-            replace_json(draft / self.inside / "zarr.json", array)
-            replace_json(draft / "zarr.json", group)
+            draft.mkdir()
+            if self.inside == LEVEL:
+                (draft / LEVEL).mkdir()
+                write_node(draft / LEVEL, array, {})
+                write_node(draft, group_metadata(self.version), attributes)
+            else:
+                write_node(draft, array, attributes)
             # An empty folder that appeared meanwhile is replaced; anything else makes the rename fail.
             draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
     def state(self) -> dict[str, Any] | None:
-        """Our own state in the attributes of the group; None if the volume is not ours, or not there."""
-        node = read_node(Path(self.directory))
+        """Our own state of the array; None if the volume is not ours, or not there.
+
+        It is in the attributes of the group that holds the full resolution, and of any other array in its own.
+        """
+        node = read_node(self._described)
         state = node.attributes.get(STATE) if node else None
         return state if isinstance(state, dict) else None
 
@@ -175,12 +186,12 @@ class ZarrArray:
             file = self._shard_file(grid.position(number))
             if not file.is_file():
                 raise IntegrityError(f"{self.name} is not complete: {file} ({_words(grid.region(number))}) is missing")
-        for leftover in (Path(self.directory) / self.inside / "c").glob("*/*/*.__lock"):
+        for leftover in self._chunk_folder.glob("*/*/*.__lock"):
             leftover.unlink(missing_ok=True)
-        node = read_node(Path(self.directory))
+        node = read_node(self._described)
         assert node is not None
-        attributes = {**node.attributes, STATE: {**(self.state() or {}), "finished": True, "record": record}}
-        replace_json(Path(self.directory) / "zarr.json", {**node.metadata, "attributes": attributes})
+        state = {**(self.state() or {}), "finished": True, "record": record}
+        write_node(self._described, node.metadata, {**node.attributes, STATE: state})
 
     def identity(self) -> dict[str, Any]:
         """Small JSON that changes when the voxels change.
@@ -197,8 +208,17 @@ class ZarrArray:
                 digest.update(line.encode())
         return {"volume": Path(self.directory).name, "array": self.inside, "sha256": digest.hexdigest()[:32]}
 
+    @property
+    def _described(self) -> Path:
+        """Folder whose attributes hold our state."""
+        return Path(self.directory) if self.inside == LEVEL else Path(self.directory, self.inside)
+
+    @property
+    def _chunk_folder(self) -> Path:
+        return Path(self.directory, self.inside, *(["c"] if self.version == 3 else []))
+
     def _shard_file(self, position: tuple[int, ...]) -> Path:
-        return Path(self.directory, self.inside, "c", *map(str, position))
+        return self._chunk_folder.joinpath(*map(str, position))
 
     def _clipped_shards(self, region: Region) -> Iterator[tuple[int, ...]]:
         axes = list(zip(region, self.shard_shape, self.shape, strict=True))
@@ -230,19 +250,6 @@ def _stats(folder: Path, prefix: str) -> Iterator[str]:
             else:
                 stat = entry.stat()
                 yield f"{prefix}{entry.name} {stat.st_size} {stat.st_mtime_ns}\n"
-
-
-def replace_json(path: Path, value: Any) -> None:
-    """Write JSON so that `path` holds the old or the new text whatever happens."""
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _metadata_file(array: ZarrArray) -> Path:

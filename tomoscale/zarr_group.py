@@ -1,7 +1,17 @@
-"""Find the array meant inside a Zarr group, and what the group says of it."""
+"""What is inside a Zarr group: the array that is meant, the levels of an image, and its label images.
+
+.. code-block:: text
+
+    scan.zarr/                  an image: its metadata list the levels that are finished
+        0/ 1/ 2/                full resolution, and coarser levels made by `tomoscale.pyramid`
+        labels/                 lists the label images that are finished
+            bone/               an image like the one above, on the same grid
+                0/ 1/ 2/
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +19,28 @@ from typing import Any
 from tomoscale.errors import InputError
 from tomoscale.geometry import Shape, Spacing
 from tomoscale.ome import (
+    LABELS,
     LEVEL,
     STATE,
     Kind,
     LabelClass,
+    OmeVersion,
     check_axes,
+    label_names,
     level_paths,
     multiscales,
     stored_classes,
     stored_voxel_size,
+    with_label_names,
+    with_levels,
 )
 from tomoscale.zarr_array import ZarrArray
-from tomoscale.zarr_metadata import Node, check_array, child, read_node
+from tomoscale.zarr_metadata import Node, check_array, child, group_metadata, read_node, write_node
 
 
 @dataclass(frozen=True)
 class FoundArray:
-    """An array, the voxel size and classes stated for it, and our own state of its group ({} if it is not ours)."""
+    """An array, the voxel size and classes stated for it, and our own state of it ({} if it is not ours)."""
 
     storage: ZarrArray
     voxel_size_um: Spacing | None
@@ -35,7 +50,7 @@ class FoundArray:
     @property
     def is_ours(self) -> bool:
         """Whether we wrote it, every chunk of it."""
-        return bool(self.state) and self.storage.inside == LEVEL
+        return bool(self.state)
 
 
 def find_array(directory: str, array: str | None) -> FoundArray:
@@ -55,8 +70,10 @@ def find_array(directory: str, array: str | None) -> FoundArray:
     node = _find(top, array)
     layout, inside = check_array(node), "" if node.path == root else node.path.relative_to(root).as_posix()
     voxel_size, classes = _described(top, node, len(layout.shape))
-    state = top.attributes.get(STATE)
-    ours = state if isinstance(state, dict) else {}
+    ours = _state_of(top, node)
+    if ours and inside:
+        # However it was addressed, the group that holds it is its volume.
+        directory, inside = str(node.path.parent), node.path.name
     metadata = node.metadata
     shard = metadata["chunk_grid"]["configuration"]["chunk_shape"] if node.version == 3 else metadata["chunks"]
     storage = ZarrArray(
@@ -71,6 +88,82 @@ def find_array(directory: str, array: str | None) -> FoundArray:
         leading=len(layout.shape) - 3,
     )
     return FoundArray(storage, voxel_size, classes, ours)
+
+
+def list_levels(storage: ZarrArray, factors: Sequence[Shape], method: Mapping[str, Any]) -> None:
+    """Make the metadata of a volume of ours list its full resolution and as many coarser levels as `factors`.
+
+    See `tomoscale.ome.with_levels`. The metadata are replaced at once, and only if they change.
+    """
+    node = read_node(Path(storage.directory))
+    assert node is not None
+    attributes = with_levels(node.attributes, factors, method)
+    if attributes != node.attributes:
+        write_node(node.path, node.metadata, attributes)
+
+
+def image_of(directory: str | Path) -> Node | None:
+    """Image in whose folder of labels a volume lies; None if there is no image around it."""
+    folder = Path(directory).parent
+    if folder.name != LABELS:
+        return None
+    node = read_node(folder.parent)
+    return node if node is not None and multiscales(node.attributes) else None
+
+
+def labels_of(directory: str | Path) -> list[str]:
+    """Folders of the label images that an image lists and that we wrote."""
+    folder = Path(directory, LABELS)
+    node = read_node(folder)
+    names = label_names(node.attributes) if node else []
+    return [str(folder / name) for name in names if _plain(name) and _finished(folder / name)]
+
+
+def list_labels(folder: Path, version: OmeVersion) -> None:
+    """Make a folder of labels list what is in it.
+
+    Labels of ours are listed as soon as they are finished and not before; others stay as they are listed, unless they
+    are gone. What another process finishes meanwhile is not lost, since the one that writes last looks again.
+    """
+    while True:
+        node = read_node(folder)
+        listed = label_names(node.attributes) if node else []
+        kept = [name for name in listed if not _plain(name) or _finished(folder / name) is not False]
+        new = [p.name for p in sorted(folder.iterdir()) if p.name not in kept and _finished(p)]
+        if listed == [*kept, *new]:
+            return
+        if not kept and not new:
+            # The specification has no empty list, and a folder that lists no labels is no folder of labels.
+            (folder / (".zattrs" if version == "0.4" else "zarr.json")).unlink(missing_ok=True)
+            return
+        metadata = node.metadata if node else group_metadata(2 if version == "0.4" else 3)
+        write_node(folder, metadata, with_label_names(node.attributes if node else {}, [*kept, *new], version))
+
+
+def _plain(name: str) -> bool:
+    """Whether a listed name is that of a folder beside the list."""
+    return name not in ("", ".", "..") and "/" not in name and "\\" not in name
+
+
+def _finished(path: Path) -> bool | None:
+    """Whether an image is there and finished; None for one that is not ours, or cannot be read."""
+    try:
+        node = read_node(path)
+    except (InputError, OSError, ValueError):
+        return None
+    if node is None:
+        return False
+    state = node.attributes.get(STATE)
+    return state.get("finished") is True if isinstance(state, dict) else None
+
+
+def _state_of(top: Node, node: Node) -> dict[str, Any]:
+    """Our own state of an array: of the full resolution it is in the group that holds it, of others in their own."""
+    state = node.attributes.get(STATE)
+    if state is None and node.path != top.path and node.path.name == LEVEL:
+        group = read_node(node.path.parent)
+        state = group.attributes.get(STATE) if group else None
+    return state if isinstance(state, dict) else {}
 
 
 def _find(top: Node, array: str | None) -> Node:

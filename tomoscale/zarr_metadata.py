@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,8 @@ from tomoscale.ome import Kind
 MAX_METADATA_BYTES = 64 * 2**20
 MAX_CHUNK_BYTES = 2 * 2**30
 """A chunk is decoded as a whole: a larger one is a mistake or an attack on the memory."""
+MAX_VOXELS = 2**56
+"""An exabyte or so: numbers of blocks then fit any integer."""
 DTYPES = (
     "bool",
     "int8",
@@ -56,7 +60,33 @@ class Layout:
     largest_chunk: tuple[int, ...]
 
 
-def array_metadata(shape: Shape, dtype: np.dtype[Any], kind: Kind, chunk: Shape, shard: Shape) -> dict[str, Any]:
+def array_metadata(
+    shape: Shape, dtype: np.dtype[Any], kind: Kind, chunk: Shape, shard: Shape, version: int
+) -> dict[str, Any]:
+    """Zarr metadata of an array whose every chunk carries a checksum; only version 3 has shards."""
+    if version == 2:
+        return _array_metadata_v2(shape, dtype, chunk)
+    return _array_metadata_v3(shape, dtype, kind, chunk, shard)
+
+
+def _array_metadata_v2(shape: Shape, dtype: np.dtype[Any], chunk: Shape) -> dict[str, Any]:
+    # Measured on 16-bit grey and on labels of 256^3: of 60 flipped bits each, blosc gave wrong voxels for 57 and 40 and
+    # zstd for 60 and 26, zlib never. It writes 54 and 441 MB/s where blosc writes 330 and 1115: this is for handing over
+    # a volume, to readers old enough to know zlib.
+    return {
+        "zarr_format": 2,
+        "shape": list(shape),
+        "chunks": list(chunk),
+        "dtype": dtype.newbyteorder("<").str,
+        "compressor": {"id": "zlib", "level": 1},
+        "fill_value": False if dtype.kind == "b" else 0,
+        "order": "C",
+        "filters": None,
+        "dimension_separator": "/",
+    }
+
+
+def _array_metadata_v3(shape: Shape, dtype: np.dtype[Any], kind: Kind, chunk: Shape, shard: Shape) -> dict[str, Any]:
     """Zarr v3 metadata of a sharded array whose every inner chunk carries a checksum.
 
     The checksum is last in the chain, so it is over the stored bytes; the index of a shard carries its own.
@@ -82,7 +112,6 @@ def array_metadata(shape: Shape, dtype: np.dtype[Any], kind: Kind, chunk: Shape,
             }
         ],
         "dimension_names": list(AXES),
-        "attributes": {},
     }
 
 
@@ -97,6 +126,35 @@ def _compressor(dtype: np.dtype[Any], kind: Kind) -> dict[str, Any]:
         level, shuffle = 3, "noshuffle" if dtype.itemsize == 1 else "shuffle"
     settings = {"cname": "zstd", "clevel": level, "shuffle": shuffle, "typesize": dtype.itemsize, "blocksize": 0}
     return {"name": "blosc", "configuration": settings}
+
+
+def write_node(path: Path, metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    """Write the metadata of an array or a group, which say what it is, and its attributes, each file at once."""
+    if metadata["zarr_format"] == 3:
+        replace_json(path / "zarr.json", {**metadata, "attributes": attributes})
+        return
+    name = ".zarray" if "chunks" in metadata else ".zgroup"
+    if not (path / name).is_file():
+        replace_json(path / name, metadata)
+    replace_json(path / ".zattrs", attributes)
+
+
+def group_metadata(version: int) -> dict[str, Any]:
+    """Zarr metadata of a group."""
+    return {"zarr_format": 2} if version == 2 else {"zarr_format": 3, "node_type": "group"}
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write JSON so that `path` holds the old or the new text whatever happens."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_node(path: Path) -> Node | None:
@@ -123,7 +181,12 @@ def child(root: Path, inside: str) -> Path:
     """
     parts = PurePosixPath(inside)
     path = root / parts
-    if parts.is_absolute() or ".." in parts.parts or not path.resolve().is_relative_to(root.resolve()):
+    try:
+        path.exists()
+        within = path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that no file system has, a circle of links
+        within = False
+    if parts.is_absolute() or ".." in parts.parts or not within:
         raise InputError(f"{root}: the path {inside!r} leads out of the volume, so it is not followed")
     return path
 
@@ -145,6 +208,10 @@ def check_array(node: Node) -> Layout:
         )
     if min(shape) < 1:
         raise InputError(f"{name}: the array has shape {shape}, which holds no voxel")
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(
+            f"{name}: the array has shape {shape}, more voxels than any disk holds: its metadata are damaged"
+        )
     size = math.prod(layout.largest_chunk) * layout.dtype.itemsize
     if len(layout.largest_chunk) != len(shape) or min(layout.largest_chunk) < 1 or size > MAX_CHUNK_BYTES:
         raise InputError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ import hdf5plugin  # noqa: F401 -- registers the compression filters facilities 
 import numpy as np
 
 from tomoscale.errors import InputError
-from tomoscale.geometry import AXES, Region, Shape, Spacing
+from tomoscale.formats.hdf5_links import Target, check_sources, open_dataset, open_file, resolve, sources, volumes
+from tomoscale.formats.nexus import Order, axis_order, signed_volume, spacing
+from tomoscale.geometry import AXES, Region, Shape, Spacing, three
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size, micrometres_per
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
 
-MAX_LINKS = 32
+AS_STORED: Order = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Hdf5Dataset:
     Attributes
     ----------
     path : str
-        Absolute path of the file that holds the voxels.
+        Absolute path of the file that holds the dataset.
     dataset : str
         Path inside the file.
     shape : (Z, Y, X)
@@ -37,6 +38,10 @@ class Hdf5Dataset:
         In native byte order.
     chunk_shape : (z, y, x)
         (1, 1, 1) where the voxels are stored plainly.
+    order : tuple of int
+        Axes of the dataset that are z, y and x.
+    sources : tuple of (path, bytes)
+        Other files that hold voxels, and the size each must have at least.
     """
 
     path: str
@@ -44,6 +49,8 @@ class Hdf5Dataset:
     shape: Shape
     dtype: np.dtype[Any]
     chunk_shape: Shape
+    order: Order = AS_STORED
+    sources: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -58,29 +65,37 @@ class Hdf5Dataset:
         InputError
             If they cannot be decoded, or the dataset has changed.
         """
+        check_sources(self.name, self.sources)
         # Opened for every read: that takes a millisecond, and a handle would survive neither a fork nor a new file.
         try:
-            with _file(Path(self.path)) as file:
-                found = file[self.dataset]
-                if found.shape != self.shape or found.dtype.newbyteorder("=") != self.dtype:
+            with open_file(Path(self.path)) as file:
+                found = open_dataset(file, self.dataset)
+                shape = tuple(found.shape[axis] for axis in self.order)
+                if shape != self.shape or found.dtype.newbyteorder("=") != self.dtype:
                     raise InputError(
                         f"{self.name} is {found.shape} {found.dtype}, but was {self.shape} {self.dtype}: open it again"
                     )
-                values = np.empty(tuple(r.stop - r.start for r in region), self.dtype)
-                found.read_direct(values, source_sel=region)
-                return values
+                stored = [slice(0)] * 3
+                for axis, wanted in zip(self.order, region, strict=True):
+                    stored[axis] = wanted
+                values = np.empty([r.stop - r.start for r in stored], self.dtype)
+                found.read_direct(values, source_sel=tuple(stored))
+                return np.ascontiguousarray(values.transpose(self.order))
         except (OSError, KeyError, RuntimeError) as error:
             where = ", ".join(f"{a} {r.start}:{r.stop}" for a, r in zip(AXES, region, strict=True))
             raise InputError(f"{self.name} cannot be read at {where}: {error}; copy the file again") from None
 
     def identity(self) -> dict[str, Any]:
-        """Name, size and time of the file."""
+        """Names, sizes and times of the files."""
         stat = os.stat(self.path)
+        parts = {Path(place).name: [(found := os.stat(place)).st_size, found.st_mtime_ns] for place, _ in self.sources}
         return {
             "hdf5": Path(self.path).name,
             "dataset": self.dataset,
             "bytes": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
+            **({"order": list(self.order)} if self.order != AS_STORED else {}),
+            **({"sources": parts} if parts else {}),
         }
 
 
@@ -89,14 +104,17 @@ def open_hdf5(
 ) -> Volume:
     """Open a dataset of an HDF5 file.
 
+    Without `dataset` it is the one the file points to (see `nexus.signed_volume`), or else the only three-dimensional
+    numeric one. Its axes are (z, y, x) unless the file says otherwise: then they are put into this order.
+
     Parameters
     ----------
     path : path
     dataset : str, optional
-        Path inside the file; not needed where there is only one three-dimensional numeric dataset.
+        Path inside the file.
     voxel_size_um : (z, y, x), or one length for all
-        In micrometres. Of the file only the dataset's attributes ``element_size_um``, or ``voxel_size`` with
-        ``voxel_size_unit`` (or ``voxel_size_units``), are believed.
+        In micrometres. Of the file are believed the dataset's attributes ``element_size_um``, or ``voxel_size`` with
+        ``voxel_size_unit`` (or ``voxel_size_units``), in the order of its axes; or coordinates of all axes with units.
 
     Raises
     ------
@@ -104,136 +122,83 @@ def open_hdf5(
         If there is no such dataset or several, it is not a volume, or its voxels lie outside the file's folder.
     """
     place = Path(os.path.abspath(path))
-    found = _resolve(place, dataset, place.parent) if dataset is not None else _only_volume(place)
-    with _file(found.path) as file:
-        node = file[found.inside]
-        if not isinstance(node, h5py.Dataset):
-            raise InputError(f"{found} is a group, not a dataset; {_listing(_volumes(place))}")
-        storage = _describe(found, node, place.parent)
-        stored = _stated_voxel_size(storage.name, node)
+    try:
+        storage, stored = _open(place, dataset)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        # A damaged object makes the library raise almost anything.
+        raise InputError(f"{place} cannot be read: {error or type(error).__name__}; copy the file again") from None
     return Volume(storage, agreed_voxel_size(storage.name, stored, voxel_size_um))
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A node of a file, reached without letting the library follow a link out of it."""
-
-    path: Path
-    inside: str
-
-    def __str__(self) -> str:
-        return f"{self.path}::{self.inside}"
-
-
-@dataclass
-class _Found:
-    volumes: dict[_Target, tuple[int, ...]] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
+def _open(path: Path, dataset: str | None) -> tuple[Hdf5Dataset, Spacing | None]:
+    found, parent = _chosen(path, dataset) if dataset is not None else _found(path)
+    with open_file(found.path) as file, open_file(parent.path) as other:
+        node, group = file[found.inside], other[parent.inside]
+        if not isinstance(node, h5py.Dataset):
+            raise InputError(f"{found} is a group, not a dataset; {volumes(path).listing()}")
+        group = group if isinstance(group, h5py.Group) else None
+        storage = _describe(found, node, path.parent, group, chosen=dataset is not None)
+        return storage, _stated_voxel_size(storage.name, node, storage.order) or spacing(node, group, storage.order)
 
 
-def _resolve(path: Path, inside: str, root: Path, links: int = 0) -> _Target:
-    """Follow soft and external links one by one, and only to files under `root`."""
-    if links > MAX_LINKS:
-        raise InputError(f"{path}::{inside} is a chain of more than {MAX_LINKS} links, probably a circle")
-    parts = [p for p in inside.split("/") if p not in ("", ".")]
-    with _file(path) as file:
-        group, done = file["/"], ""
-        for number, part in enumerate(parts):
-            link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
-            rest = "/".join(parts[number + 1 :])
-            if link is None:
-                held = ", ".join(sorted(group)[:20]) if isinstance(group, h5py.Group) else "nothing, it is a dataset"
-                raise InputError(f"{path} has no {part!r} in {done or '/'}, which holds: {held}")
-            if isinstance(link, h5py.SoftLink):
-                target = link.path if link.path.startswith("/") else f"{done}/{link.path}"
-                return _resolve(path, f"{target}/{rest}", root, links + 1)
-            if isinstance(link, h5py.ExternalLink):
-                other = _inside(path, link.filename, root, f"{path}::{done}/{part}")
-                return _resolve(other, f"{link.path}/{rest}", root, links + 1)
-            group, done = group[part], f"{done}/{part}"
-    return _Target(path, done or "/")
+def _chosen(path: Path, dataset: str) -> tuple[Target, Target]:
+    """Dataset a user named, and the group it is named in, which says what its axes are."""
+    parent = dataset.rstrip("/").rpartition("/")[0]
+    return resolve(path, dataset, path.parent), resolve(path, parent or "/", path.parent)
 
 
-def _inside(path: Path, filename: str, root: Path, what: str) -> Path:
-    """File a link leads to; refuse one outside the folder of the file opened, or one that is not there."""
-    other = path.parent / filename
-    if not other.resolve().is_relative_to(root.resolve()):
-        raise InputError(
-            f"{what} leads to {filename}, outside the folder {root}: links are followed inside it only; open that file itself"
-        )
-    if not other.is_file():
-        raise InputError(f"{what} leads to {other}, which is not there: copy the file that belongs to it")
-    return other
-
-
-def _only_volume(path: Path) -> _Target:
-    found = _volumes(path)
+def _found(path: Path) -> tuple[Target, Target]:
+    signed = signed_volume(path)
+    if signed is not None:
+        return signed
+    found = volumes(path)
     if len(found.volumes) != 1:
         how_many = "several volumes" if found.volumes else "no three-dimensional numeric dataset"
-        raise InputError(f"{path} holds {how_many}; {_listing(found)}")
-    return next(iter(found.volumes))
+        raise InputError(f"{path} holds {how_many}; {found.listing()}")
+    target, (_, group) = next(iter(found.volumes.items()))
+    return target, group
 
 
-def _volumes(path: Path) -> _Found:
-    """All three-dimensional numeric datasets that can be reached, each once."""
-    found = _Found()
-    seen: set[tuple[Path, int]] = set()
-    waiting = [_Target(path, "/")]
-    while waiting:
-        target = waiting.pop()
-        with _file(target.path) as file:
-            node = file[target.inside]
-            # By its place in the file: hard links can form circles, and one dataset can have many names.
-            known = (target.path, h5py.h5o.get_info(node.id).addr)
-            if known in seen:
-                continue
-            seen.add(known)
-            links = {name: node.get(name, getlink=True) for name in node} if isinstance(node, h5py.Group) else {}
-            if isinstance(node, h5py.Dataset) and len(node.shape or ()) == 3 and node.dtype.name in DTYPES:
-                found.volumes[target] = node.shape
-        for name, link in links.items():
-            inside = f"{target.inside.rstrip('/')}/{name}"
-            try:
-                hard = isinstance(link, h5py.HardLink)
-                waiting.append(_Target(target.path, inside) if hard else _resolve(target.path, inside, path.parent))
-            except InputError as error:
-                found.broken.append(str(error))
-    return found
-
-
-def _listing(found: _Found) -> str:
-    lines = [f"{target.inside} {shape}" for target, shape in sorted(found.volumes.items(), key=str)[:12]]
-    choice = (
-        f"give dataset= one of: {'; '.join(lines)}" if lines else "give dataset= a (z, y, x) volume, or another file"
-    )
-    return choice + (f". Links that lead nowhere: {'; '.join(found.broken[:3])}" if found.broken else "")
-
-
-def _describe(found: _Target, node: h5py.Dataset, root: Path) -> Hdf5Dataset:
+def _describe(found: Target, node: h5py.Dataset, root: Path, group: h5py.Group | None, *, chosen: bool) -> Hdf5Dataset:
     shape: tuple[int, ...] = node.shape or ()
     dtype = node.dtype.newbyteorder("=")
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"{found} has shape {shape}, but must have three axes (z, y, x) and at least one voxel")
     if dtype.name not in DTYPES:
         raise InputError(f"{found} has values of type {node.dtype}, but only {', '.join(DTYPES)} are read")
-    for name in _external_files(node):
-        # The library fills voxels of a file that is not there with zeros, and reads any file it is told to.
-        _inside(found.path, name, root, f"the storage of {found}")
-    z, y, x = node.chunks or (1, 1, 1)
-    if math.prod((z, y, x)) * dtype.itemsize > MAX_CHUNK_BYTES:
+    chunk = node.chunks or (1, 1, 1)
+    if math.prod(chunk) * dtype.itemsize > MAX_CHUNK_BYTES:
         raise InputError(
             f"{found} has chunks of {node.chunks} {dtype}, more than 2 GiB each, and a chunk is decoded as a whole"
         )
-    return Hdf5Dataset(str(found.path), found.inside, (shape[0], shape[1], shape[2]), dtype, (z, y, x))
+    _check_filters(found, node)
+    order = axis_order(str(found), node, group, chosen=chosen) or AS_STORED
+    return Hdf5Dataset(
+        str(found.path),
+        found.inside,
+        three(shape[axis] for axis in order),
+        dtype,
+        three(chunk[axis] for axis in order),
+        order,
+        sources(found, node, root),
+    )
 
 
-def _external_files(node: h5py.Dataset) -> Iterator[str]:
-    yield from (os.fsdecode(name) for name, _, _ in node.external or ())
-    if node.is_virtual:
-        yield from (source.file_name for source in node.virtual_sources() if source.file_name != ".")
+def _check_filters(found: Target, node: h5py.Dataset) -> None:
+    """Refuse a compression nobody here can undo before the first block is read."""
+    created = node.id.get_create_plist()
+    for number in range(created.get_nfilters()):
+        code, _, _, name = created.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            raise InputError(
+                f"{found} is compressed with filter {code} ({name.decode('utf-8', 'replace') or 'unnamed'}), which is not "
+                "installed: write it again with gzip, or one of those in the package hdf5plugin"
+            )
 
 
-def _stated_voxel_size(name: str, node: h5py.Dataset) -> Spacing | None:
+def _stated_voxel_size(name: str, node: h5py.Dataset, order: Order) -> Spacing | None:
     attributes = node.attrs
     for key, unit in (
         ("element_size_um", "um"),
@@ -243,15 +208,8 @@ def _stated_voxel_size(name: str, node: h5py.Dataset) -> Spacing | None:
         factor = micrometres_per(unit)
         if key in attributes and factor is not None:
             values = np.atleast_1d(attributes[key])
-            lengths = [float(v) * factor for v in values] if values.dtype.kind in "iuf" else []
+            lengths = [float(v) * factor for v in values] if values.dtype.kind in "iuf" and values.size < 4 else []
             lengths = lengths * 3 if len(lengths) == 1 else lengths
-            return check_voxel_size(lengths, f"{name} (as stored in {key})", InputError)
+            z, y, x = check_voxel_size(lengths, f"{name} (as stored in {key})", InputError)
+            return ((z, y, x)[order[0]], (z, y, x)[order[1]], (z, y, x)[order[2]])
     return None
-
-
-def _file(path: Path) -> h5py.File:
-    try:
-        # File systems of clusters often know no locks, and a reader needs none.
-        return h5py.File(path, "r", locking="best-effort")
-    except OSError as error:
-        raise InputError(f"{path} is not an HDF5 file that can be read: {error}") from None

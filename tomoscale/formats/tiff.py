@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,22 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 
 from tomoscale.errors import InputError
-from tomoscale.formats.tiff_page import (
-    Pages,
-    check_chain,
-    check_segments,
-    decode,
-    grey_shape,
-    named,
-    stated_voxel_size,
-)
+from tomoscale.formats.tiff_names import is_tiff_name, slice_names
+from tomoscale.formats.tiff_page import Pages, check_page, decode, first_series, named, open_tif, stated_voxel_size
 from tomoscale.geometry import Region, Shape, Spacing, region_shape
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
+
+__all__ = ["TiffStack", "is_tiff_name", "open_tiff"]
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 
@@ -88,7 +80,7 @@ class TiffStack:
     def identity(self) -> dict[str, Any]:
         """Digest of names, sizes and times of the files."""
         folder = Path(self.path)
-        files = [folder / name for name in slice_names(folder)] if folder.is_dir() else [folder]
+        files = [folder / name for name in slice_names(folder)[0]] if folder.is_dir() else [folder]
         digest = hashlib.sha256()
         for file in files:
             stat = file.stat()
@@ -134,6 +126,10 @@ class _Header:
 def open_tiff(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing | None = None) -> Volume:
     """Open a folder of slices, in the order of the last number in their names, or a multi-page file.
 
+    Where the numbers go up in equal steps of more than one (0000, 0002, 0004, ...), every n-th slice was saved, or the
+    others were lost. A voxel size with another length along z than along y and x shows that this is known; one length
+    for all would be that of the pixels, and is refused.
+
     Parameters
     ----------
     path : path
@@ -147,7 +143,14 @@ def open_tiff(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing | 
         If slices are missing, double, damaged, empty, or differ in shape or dtype; the first such file is named.
     """
     place = Path(os.path.abspath(path))
-    names = slice_names(place) if place.is_dir() else []
+    names, step = slice_names(place) if place.is_dir() else ([], 1)
+    if step > 1 and not _tells_z(voxel_size_um):
+        raise InputError(
+            f"{place}: the slices are numbered in steps of {step} ({names[0]}, {names[1]}, ...): every {step}th one was saved, or "
+            "the others are missing, and how far apart these are is unclear. Copy the missing ones; or give the voxel size as "
+            f"z,y,x with the distance between these slices as z; or number them 0, 1, 2, ... if they are no further apart "
+            "than their pixels are wide"
+        )
     if len(names) == 1:
         place, names = place / names[0], []
     if not names:
@@ -165,85 +168,31 @@ def open_tiff(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing | 
     return Volume(storage, agreed_voxel_size(str(place), headers[0].voxel_size_um, voxel_size_um))
 
 
-def is_tiff_name(name: str) -> bool:
-    """Tell whether a file name is that of a TIFF; hidden files are not slices."""
-    return name.lower().endswith((".tif", ".tiff")) and not name.startswith(".")
-
-
-def slice_names(folder: Path) -> list[str]:
-    """Names of the slices in a folder, in the order of the last number in each.
-
-    Raises
-    ------
-    InputError
-        If a number is missing or double, or a name has none.
-    """
-    names = [name for name in os.listdir(folder) if is_tiff_name(name)]
-    if not names:
-        raise InputError(f"{folder} holds no TIFF slices (*.tif, *.tiff)")
-    if len(names) == 1:
-        return names
-    numbered: dict[int, str] = {}
-    for name in sorted(names):
-        digits = re.findall(r"\d+", name.rsplit(".", 1)[0])
-        if not digits:
-            raise InputError(
-                f"{folder / name} has no number in its name, so its place in the stack is unknown: rename or remove it"
-            )
-        other = numbered.setdefault(int(digits[-1]), name)
-        if other != name:
-            raise InputError(
-                f"{folder / name} has the same slice number {int(digits[-1])} as {other}: keep one stack in a folder, and the "
-                "slice number last in the name"
-            )
-    order = sorted(numbered)
-    for before, after in itertools.pairwise(order):
-        if after != before + 1:
-            raise InputError(
-                f"{folder}: slice {before + 1} is missing between {numbered[before]} and {numbered[after]}: copy it again, or "
-                "renumber the slices if the gap is meant"
-            )
-    return [numbered[n] for n in order]
+def _tells_z(voxel_size_um: float | Spacing | None) -> bool:
+    return isinstance(voxel_size_um, Sequence) and voxel_size_um[0] not in voxel_size_um[1:]
 
 
 def _open_pages(path: Path, voxel_size_um: float | Spacing | None) -> Volume:
-    with named(path), tifffile.TiffFile(path) as tif:
-        check_chain(path, tif)
-        series = tif.series
-        shape = grey_shape(series[0])
-        dtype, stored = np.dtype(series[0].dtype).newbyteorder("="), stated_voxel_size(tif)
-        for page in series[0].pages:
-            if page is not None:
-                check_segments(page, path)
-    if len(series) > 1:
-        raise InputError(
-            f"{path} holds pages of {len(series)} different shapes or types, first {series[0].shape} and {series[1].shape}"
-        )
-    if len(shape) == 2:
-        shape = (1, *shape)
-    _check_slice(path, shape[1:], dtype.name)
-    if len(shape) != 3:
-        raise InputError(
-            f"{path} has axes {series[0].axes} of {series[0].shape}, but must be a stack of grey slices (z, y, x)"
-        )
-    z, y, x = shape
-    return Volume(TiffStack(str(path), (z, y, x), dtype), agreed_voxel_size(str(path), stored, voxel_size_um))
+    with named(path), open_tif(path) as tif:
+        series = first_series(path, tif)
+        dtype, stored = np.dtype(series.dtype).newbyteorder("="), stated_voxel_size(tif)
+    _check_slice(path, series.shape[1:], dtype.name)
+    return Volume(TiffStack(str(path), series.shape, dtype), agreed_voxel_size(str(path), stored, voxel_size_um))
 
 
 def _read_header(path: Path) -> _Header:
-    with named(path), tifffile.TiffFile(path) as tif:
+    with named(path), open_tif(path) as tif:
         page = tif.pages[0]
         more = [p for p in tif.pages[1:] if not p.is_reduced]
         images = int((tif.imagej_metadata or {}).get("images", 1))
         shape, dtype = page.shape, np.dtype(page.dtype).name if page.dtype else "nothing we know"
-        voxel_size_um = stated_voxel_size(tif)
-        check_segments(page, path)
-    if more or images > 1:
-        raise InputError(
-            f"{path} holds {max(images, len(more) + 1)} pages, but in a folder of slices every file must hold one"
-        )
-    _check_slice(path, shape, dtype)
-    return _Header(shape, dtype, voxel_size_um)
+        if more or images > 1:
+            raise InputError(
+                f"{path} holds {max(images, len(more) + 1)} pages, but in a folder of slices every file must hold one"
+            )
+        _check_slice(path, shape, dtype)
+        check_page(page, path)
+        return _Header(shape, dtype, stated_voxel_size(tif))
 
 
 def _check_slice(path: Path, shape: Sequence[int], dtype: str) -> None:
@@ -261,7 +210,7 @@ def _check_slice(path: Path, shape: Sequence[int], dtype: str) -> None:
 
 @lru_cache(maxsize=16)
 def _names_of(folder: str, modified: int) -> list[str]:
-    return slice_names(Path(folder))
+    return slice_names(Path(folder))[0]
 
 
 @lru_cache(maxsize=8)
@@ -272,6 +221,6 @@ def _open_pages_of(path: str, modified: int) -> Pages:
 
 
 def _read_file(path: Path) -> np.ndarray:
-    with named(path), tifffile.TiffFile(path) as tif:
-        check_segments(tif.pages[0], path)
+    with named(path), open_tif(path) as tif:
+        check_page(tif.pages[0], path)
         return decode(tif.pages[0])

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,40 @@ import numpy as np
 import tifffile
 
 from tomoscale.errors import InputError
-from tomoscale.geometry import Spacing
+from tomoscale.geometry import Shape, Spacing
 from tomoscale.voxel_size import check_voxel_size, micrometres_per
 
+MAX_RATIO = 40_000
+"""No codec of TIFF packs more into a byte: Zstandard has 128 KiB in 4 bytes, Deflate 1032 in one."""
+MAX_TILE_BYTES = 64 * 2**20
+"""A tile is decoded as a whole, however little of it lies in the page."""
 _DEFLATE = (8, 32946)
+_IMAGEJ_CHANNELS = 7
+_NOT_DEPTH = {"C": "channels", "T": "times"}
+_OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]*>")
+_OME_NUMBER = re.compile(r'\b(?:IFD|PlaneCount|FirstZ|FirstC|FirstT)="(\d+)"')
+_INSTRUMENTS = (
+    "avs",
+    "bif",
+    "eer",
+    "fluoview",
+    "indica",
+    "lsm",
+    "mdgel",
+    "mmstack",
+    "ndpi",
+    "ndtiff",
+    "nih",
+    "philips",
+    "qpi",
+    "scanimage",
+    "scn",
+    "sis",
+    "stk",
+    "svs",
+)
+_FOREIGN = {f"is_{name}": False for name in _INSTRUMENTS}
+"""Files of these follow rules of their own, some of which open other files."""
 
 
 class named:
@@ -36,46 +67,143 @@ class named:
             ) from None
 
 
-def grey_shape(series: Any) -> tuple[int, ...]:
-    """Shape of a series of pages without its axes of length one; y and x stay."""
-    return tuple(n for n, axis in zip(series.shape, series.axes, strict=True) if n != 1 or axis in "YX")
+@dataclass(frozen=True)
+class Series:
+    """The grey slices of a file.
+
+    Attributes
+    ----------
+    shape : (Z, Y, X)
+    dtype : numpy dtype
+        In the byte order of the file.
+    start_bytes : int or None
+        Where the first voxel begins, if all follow each other uncompressed.
+    pages : list of TiffPage or TiffFrame
+        One for each slice, unless `start_bytes` is given.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    start_bytes: int | None
+    pages: list[Any]
+
+
+def open_tif(path: str | Path) -> tifffile.TiffFile:
+    """Open a TIFF as what it is itself: no other file it names is opened, and no instrument's own rules are asked."""
+    return tifffile.TiffFile(path, _multifile=False, **_FOREIGN)
+
+
+def first_series(path: Path, tif: Any) -> Series:
+    """Slices of a file with many pages, or of one page with many slices, as old ImageJ stacks above 4 GiB are.
+
+    Raises
+    ------
+    InputError
+        If the pages are not slices of one grey volume, or not all there.
+    """
+    pages = check_chain(path, tif)
+    _check_colours(path, tif.pages[0])
+    _check_ome(path, tif, pages)
+    series = tif.series
+    if len(series) > 1:
+        raise InputError(
+            f"{path} holds pages of {len(series)} different shapes or types, first {series[0].shape} and {series[1].shape}"
+        )
+    one = series[0]
+    _check_axes(path, tif, one)
+    long = [n for n, axis in zip(one.shape, one.axes, strict=True) if n != 1 or axis in "YX"]
+    z, y, x = [1, *long] if len(long) == 2 else long
+    dtype = np.dtype(one.dtype).newbyteorder(tif.byteorder)
+    images = int((tif.imagej_metadata or {}).get("images", z)) if tif.is_imagej else z
+    size, needed = path.stat().st_size, z * y * x * dtype.itemsize
+    start = one.dataoffset
+    if images > z or (start is not None and start + needed > size):
+        raise InputError(
+            f"{path} is truncated: it has {size} bytes, too few for {max(images, z)} slices of {(y, x)} {dtype.name}"
+        )
+    if start is None and (len(one.pages) != z or z > pages or any(page is None for page in one.pages)):
+        raise InputError(
+            f"{path} says it has {z} slices, but holds {pages} pages: it is truncated, or one of several files"
+        )
+    found = [] if start is not None else list(one.pages)
+    for page in found:
+        check_page(page, path)
+    return Series((z, y, x), dtype, start, found)
+
+
+def _check_colours(path: Path, page: Any) -> None:
+    if page.samplesperpixel != 1:
+        raise InputError(
+            f"{path} has slices of shape {tuple(page.shape)}, but they must be grey (y, x): convert colours to grey or classes"
+        )
+    if page.imagedepth != 1:
+        raise InputError(f"{path} has {page.imagedepth} slices in a page, which is not read: save one slice a page")
+
+
+def _check_axes(path: Path, tif: Any, series: Any) -> None:
+    """Refuse channels and times where slices should be; an axis without a name is z."""
+    axes = [(axis, n) for axis, n in zip(series.axes, series.shape, strict=True) if n != 1 or axis in "YX"]
+    names = "".join(axis for axis, _ in axes)
+    if names[-2:] != "YX" or len(names) > 3:
+        raise InputError(
+            f"{path} has axes {series.axes} of {series.shape}, but must be a stack of grey slices (z, y, x): save one channel "
+            "and one time"
+        )
+    # tifffile writes what it is not told of into the channels of ImageJ, which itself has no more than seven.
+    unnamed = tif.is_imagej and names[0] == "C" and axes[0][1] > _IMAGEJ_CHANNELS
+    if len(names) == 3 and names[0] in _NOT_DEPTH and not unnamed:
+        raise InputError(
+            f"{path} has {axes[0][1]} {_NOT_DEPTH[names[0]]}, not slices, by its own word: save one of them, or if they are "
+            "slices, say so in the file (Fiji: Image > Properties)"
+        )
+
+
+def _check_ome(path: Path, tif: Any, pages: int) -> None:
+    """Refuse OME metadata that tell of more planes than there are, before a list of them is made."""
+    if not tif.is_ome:
+        return
+    numbers = [int(n) for n in _OME_NUMBER.findall(tif.ome_metadata or "")]
+    planes = [
+        math.prod(int(n) for n in re.findall(r'\bSize[ZCT]="(\d+)"', tag))
+        for tag in _OME_PIXELS.findall(tif.ome_metadata or "")
+    ]
+    if max(numbers + planes, default=0) > pages:
+        raise InputError(
+            f"{path} tells of {max(numbers + planes)} planes, but holds {pages} pages: it is truncated, or one of several "
+            "files; save all slices in one file, or one slice a file"
+        )
 
 
 class Pages:
-    """All pages of an open file; threads may read them."""
+    """All slices of an open file; threads may read them."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.tif = tifffile.TiffFile(path)
+        self.tif = open_tif(path)
         self.tif.filehandle.set_lock(True)
-        series = self.tif.series[0]
-        self.shape = grey_shape(series)[-2:]
-        self.start = series.dataoffset
-        self.dtype = np.dtype(series.dtype).newbyteorder(self.tif.byteorder)
-        # Programs write huge stacks as one page and the voxels of all in a row.
-        self.pages = [] if self.start is not None else list(series.pages)
-        self.count = math.prod(grey_shape(series)[:-2])
+        self.series = first_series(Path(path), self.tif)
 
     def __len__(self) -> int:
-        return self.count
+        return self.series.shape[0]
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
             self.tif.close()
 
     def read(self, number: int) -> np.ndarray:
-        """Voxels of one page, (Y, X)."""
+        """Voxels of one slice, (Y, X)."""
         with named(f"page {number} of {self.path}"):
-            if self.pages:
-                return decode(self.pages[number])
+            if self.series.start_bytes is None:
+                return decode(self.series.pages[number])
             # Read, not mapped: a file cut short meanwhile is then an error, not the end of the process.
-            size = math.prod(self.shape)
-            offset = self.start + number * size * self.dtype.itemsize
-            return np.fromfile(self.path, self.dtype, size, offset=offset).reshape(self.shape)
+            shape, dtype = self.series.shape[1:], self.series.dtype
+            size = math.prod(shape)
+            offset = self.series.start_bytes + number * size * dtype.itemsize
+            return np.fromfile(self.path, dtype, size, offset=offset).reshape(shape)
 
 
-def check_chain(path: Path, tif: Any) -> None:
-    """Refuse a file whose chain of pages leads beyond its end or in a circle: the library drops the rest silently."""
+def check_chain(path: Path, tif: Any) -> int:
+    """Pages of a file; refuse one whose chain leads beyond its end or in a circle: the library drops the rest silently."""
     word, count, entry = ("Q", "Q", 20) if tif.is_bigtiff else ("I", "H", 12)
     size, seen = path.stat().st_size, set[int]()
     with path.open("rb") as file:
@@ -91,16 +219,39 @@ def check_chain(path: Path, tif: Any) -> None:
                 raise InputError(f"{path} is truncated or damaged: after {len(seen)} pages its header leads {where}")
             seen.add(offset)
             offset = number(word, offset + struct.calcsize(count) + entry * number(count, offset))
+    return len(seen)
 
 
-def check_segments(page: Any, path: Path) -> None:
-    """Refuse a page that says its data lie beyond the end of the file, or nowhere: the library fills in zeros."""
-    size = page.parent.filehandle.size
+def check_page(page: Any, path: Path) -> None:
+    """Refuse a page that cannot be there as it is described, before memory is taken for it.
+
+    Raises
+    ------
+    InputError
+        If its data lie beyond the end of the file or nowhere (the library fills in zeros), are too few for its pixels,
+        or are compressed in a way that is not known.
+    """
+    size, key = page.parent.filehandle.size, page.keyframe
+    stored = 0
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if offset + count > size or count == 0:
             raise InputError(
                 f"{path} is truncated: it has {size} bytes, but its voxels are said to be at {offset} to {offset + count}"
             )
+        stored += count
+    if key.compression not in tifffile.TIFF.DECOMPRESSORS:
+        raise InputError(
+            f"{path} is compressed by method {key.compression}, which is not known: save it with Deflate or none"
+        )
+    rows, width = key.shape[-2:]
+    least = rows * -(-width * key.bitspersample // 8)
+    tile = key.tilewidth * key.tilelength * key.bitspersample // 8 if key.is_tiled else 0
+    if tile > max(least, MAX_TILE_BYTES):
+        raise InputError(f"{path} has tiles of {tile} bytes for pages of {least}: it is damaged; save it again")
+    if stored < least if key.compression == 1 else least > MAX_RATIO * stored:
+        raise InputError(
+            f"{path} is truncated or damaged: {(rows, width)} pixels (y, x) cannot be in the {stored} bytes they are said to take"
+        )
 
 
 def stated_voxel_size(tif: Any) -> Spacing | None:
