@@ -25,8 +25,8 @@ MAX_TILE_BYTES = 64 * 2**20
 _DEFLATE = (8, 32946)
 _IMAGEJ_CHANNELS = 7
 _NOT_DEPTH = {"C": "channels", "T": "times"}
-_OME_PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]*>")
-_OME_NUMBER = re.compile(r'\b(?:IFD|PlaneCount|FirstZ|FirstC|FirstT)="(\d+)"')
+_OME_NUMBER = re.compile(r"""\b(Size[ZCT]|IFD|PlaneCount|First[ZCT])\s*=\s*["']([^"']*)["']""")
+_ENTITIES = re.compile(r"<!(?:DOCTYPE|ENTITY)")
 _INSTRUMENTS = (
     "avs",
     "bif",
@@ -160,17 +160,20 @@ def _check_axes(path: Path, tif: Any, series: Any) -> None:
 
 def _check_ome(path: Path, tif: Any, pages: int) -> None:
     """Refuse OME metadata that tell of more planes than there are, before a list of them is made."""
-    if not tif.is_ome:
-        return
-    numbers = [int(n) for n in _OME_NUMBER.findall(tif.ome_metadata or "")]
-    planes = [
-        math.prod(int(n) for n in re.findall(r'\bSize[ZCT]="(\d+)"', tag))
-        for tag in _OME_PIXELS.findall(tif.ome_metadata or "")
-    ]
-    if max(numbers + planes, default=0) > pages:
+    text = (tif.ome_metadata or "") if tif.is_ome else ""
+    if _ENTITIES.search(text):
         raise InputError(
-            f"{path} tells of {max(numbers + planes)} planes, but holds {pages} pages: it is truncated, or one of several "
-            "files; save all slices in one file, or one slice a file"
+            f"{path} has OME metadata with definitions of its own (<!DOCTYPE>), which is not read: save it again"
+        )
+    found: dict[str, int] = {}
+    for name, number in _OME_NUMBER.findall(text):
+        found[name] = max(found.get(name, 0), int(number))
+    planes = math.prod(found.get(f"Size{axis}", 1) for axis in "ZCT")
+    most = max(planes, *(n for name, n in found.items() if not name.startswith("Size")), 0)
+    if most > pages:
+        raise InputError(
+            f"{path} tells of {most} planes, but holds {pages} pages: it is truncated, or one of several files; save all slices "
+            "in one file, or one slice a file"
         )
 
 

@@ -1,0 +1,64 @@
+"""Which paths a command reads and makes, told by the types of its options; what is missing is refused before any work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tomoscale.cli.values import input_path, output_path
+from tomoscale.errors import InputError
+
+
+def inputs(actions: Sequence[argparse.Action], options: Mapping[str, Any]) -> Iterator[tuple[argparse.Action, Any]]:
+    """Paths that must be there."""
+    return _paths(actions, options, input_path)
+
+
+def outputs(actions: Sequence[argparse.Action], options: Mapping[str, Any]) -> Iterator[tuple[argparse.Action, Any]]:
+    """Paths that are made."""
+    return _paths(actions, options, output_path)
+
+
+def file_of(path: str | Path) -> Path:
+    """The file or folder of a path, without the dataset behind ``::``; absolute, links followed."""
+    return Path(os.path.realpath(str(path).partition("::")[0]))
+
+
+def check_inputs(actions: Sequence[argparse.Action], options: Mapping[str, Any], where: str) -> None:
+    """Refuse inputs that are not there.
+
+    Raises
+    ------
+    InputError
+        Naming the option and the path; `where` stands before it.
+    """
+    for action, path in inputs(actions, options):
+        if not file_of(path).exists():
+            name = (action.option_strings or [action.dest])[0].lstrip("-")
+            raise InputError(f"{where}{name}: {path} does not exist; check the path")
+
+
+def refuse_pipes(actions: Sequence[argparse.Action], options: Mapping[str, Any]) -> None:
+    """Refuse inputs that are neither files nor folders: opening a pipe would wait for ever.
+
+    Raises
+    ------
+    InputError
+    """
+    for _, path in inputs(actions, options):
+        file = file_of(path)
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise InputError(f"{path} is a pipe or a device, not a file or a folder: write its content to a file first")
+
+
+def _paths(
+    actions: Sequence[argparse.Action], options: Mapping[str, Any], kind: Any
+) -> Iterator[tuple[argparse.Action, Any]]:
+    for action in actions:
+        if action.type is kind:
+            value = options.get(action.dest)
+            for path in value if isinstance(value, list | tuple) else () if value is None else (value,):
+                yield action, path

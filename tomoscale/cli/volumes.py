@@ -1,0 +1,260 @@
+"""Commands that make volumes: convert, normalise, segment, clean, pyramid, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tomoscale.cli import values
+from tomoscale.cli.command import SOURCE, TARGET, Command, flag, option, pyramid_option
+
+if TYPE_CHECKING:
+    from tomoscale.formats.raw import RawLayout
+    from tomoscale.volume import Volume
+    from tomoscale.work import Work
+
+VOXEL_SIZE = option(
+    "--voxel-size",
+    dest="voxel_size_um",
+    type=values.lengths,
+    metavar="LENGTH",
+    help="such as 5um, or three lengths z,y,x; needed where the file does not say",
+)
+DATASET = option(
+    "--dataset", type=values.word, metavar="PATH", help="dataset of an HDF5 file, or array of a Zarr group"
+)
+PERCENTILES = option(
+    "--percentiles",
+    dest="percentiles_percent",
+    type=values.number,
+    nargs=2,
+    default=(0.5, 99.9),
+    metavar=("LOW", "HIGH"),
+    help="what becomes 0 and 1 (default 0.5 99.9)",
+)
+EXCLUDE_ZEROS = flag("--exclude-zeros", "leave exact zeros out of the percentiles (a zero rim)")
+MODEL = option(
+    "--model", type=values.input_path, metavar="FOLDER", help="a model bundle (default: the small model that ships)"
+)
+OME_04 = "ome-zarr-0.4"
+FORMATS = ("tiff", "bigtiff", "nifti", "metaimage", OME_04)
+RAW = (
+    option("--shape", type=values.shape, metavar="Z,Y,X", help="voxels of a raw file"),
+    option("--dtype", choices=values.DTYPES, metavar="TYPE", help=f"voxels of a raw file: {', '.join(values.DTYPES)}"),
+    option("--byte-order", choices=("little", "big"), help="of a raw file (default little)"),
+    option("--offset", type=values.natural, metavar="BYTES", help="bytes before the voxels of a raw file (default 0)"),
+)
+
+
+def raw_layout(
+    shape: Any, dtype: str | None, byte_order: Literal["little", "big"] | None, offset: int | None
+) -> RawLayout | None:
+    """Layout of a raw file from what was said of it; None if nothing was.
+
+    Raises
+    ------
+    ValueError
+        If shape or dtype is missing.
+    """
+    if (shape, dtype, byte_order, offset) == (None, None, None, None):
+        return None
+    if shape is None or dtype is None:
+        missing = "--shape" if shape is None else "--dtype"
+        raise ValueError(
+            f"{missing} is missing: a raw file says nothing of itself, so --shape Z,Y,X and --dtype must both be given"
+        )
+    from tomoscale.formats.raw import RawLayout
+
+    return RawLayout(shape, dtype, byte_order or "little", offset or 0)
+
+
+def with_pyramid(volume: Volume, wanted: bool, work: Work) -> Volume:
+    """Make the coarser levels of a volume where they are wanted; they are planned once the volume is there."""
+    if wanted and not (work.plan_only and not volume.finished):
+        from tomoscale.pyramid import pyramid
+
+        pyramid(volume, work=work)
+    return volume
+
+
+def _convert(  # noqa: PLR0913 -- voxels without a header must be described
+    source: Any,
+    target: Path,
+    *,
+    work: Work,
+    pyramid: bool,
+    shape: Any,
+    dtype: Any,
+    byte_order: Any,
+    offset: Any,
+    **how: Any,
+) -> Volume:
+    from tomoscale import commands
+
+    raw = raw_layout(shape, dtype, byte_order, offset)
+    return with_pyramid(commands.convert(source, target, raw=raw, work=work, **how), pyramid, work)
+
+
+def _normalise(source: Any, target: Path, *, work: Work, pyramid: bool, percentiles_percent: Any, **how: Any) -> Volume:
+    from tomoscale import commands
+
+    low, high = percentiles_percent
+    return with_pyramid(
+        commands.normalise(source, target, percentiles_percent=(low, high), work=work, **how), pyramid, work
+    )
+
+
+def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:
+    from tomoscale import commands
+
+    return with_pyramid(commands.segment(source, target, work=work, **how), pyramid, work)
+
+
+def _clean(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:
+    from tomoscale import commands
+
+    return with_pyramid(commands.clean(source, target, work=work, **how), pyramid, work)
+
+
+def _pyramid(volume: Any, *, work: Work) -> Volume:
+    from tomoscale.pyramid import pyramid
+
+    return pyramid(volume, work=work)
+
+
+def _export(source: Any, target: Path, *, work: Work, level: int | None, region: Any, format: str | None) -> Any:
+    from tomoscale.formats import open_volume
+
+    volume = (
+        source if hasattr(source, "storage") else open_volume(source, dataset=None if level is None else str(level))
+    )
+    if format == OME_04:
+        from tomoscale.pyramid import export_ome_zarr
+
+        if region is not None:
+            raise ValueError(f"--region and --format {OME_04} do not go together: export the whole, or another format")
+        export_ome_zarr(volume, target, version="0.4", work=work)
+        return {"written": target}
+    from tomoscale.formats.export import export_volume
+
+    if work.plan_only:
+        part = "all" if region is None else ", ".join(f"{r.start or 0}:{r.stop or ''}" for r in region)
+        print(f"      step  export\n    source  {volume.name}\n    target  {target}\n    region  {part} (z, y, x)\n")
+        return None
+    return {"written": export_volume(volume, target, region=region, format=format, overwrite=work.overwrite)}
+
+
+COMMANDS = (
+    Command(
+        "convert",
+        "turn TIFF slices, HDF5, raw voxels or Zarr into a chunked volume",
+        "tomoscale convert slices/ scan.zarr --voxel-size 5um",
+        _convert,
+        (
+            option(
+                "source",
+                type=values.input_path,
+                help="folder of TIFF slices, TIFF stack, HDF5 file or file.h5::/dataset, raw file, Zarr or OME-Zarr",
+            ),
+            TARGET,
+            VOXEL_SIZE,
+            DATASET,
+            option(
+                "--kind",
+                choices=("grey", "labels", "mask"),
+                help="what the voxels are (default: what the source says, else grey)",
+            ),
+            option(
+                "--not-finite",
+                dest="nan_policy",
+                choices=("refuse", "zero"),
+                default="refuse",
+                help="what becomes of NaN and infinite values (default refuse)",
+            ),
+            *RAW,
+            pyramid_option(True),
+        ),
+        works=True,
+        step=True,
+    ),
+    Command(
+        "normalise",
+        "clip a volume at exact global percentiles and scale it to 0..1",
+        "tomoscale normalise scan.zarr normal.zarr",
+        _normalise,
+        (SOURCE, TARGET, PERCENTILES, EXCLUDE_ZEROS, pyramid_option(False)),
+        works=True,
+        step=True,
+    ),
+    Command(
+        "segment",
+        "label every voxel of a normalised volume by a network",
+        "tomoscale segment normal.zarr labels.zarr --model my_model/",
+        _segment,
+        (
+            SOURCE,
+            TARGET,
+            MODEL,
+            option("--backend", choices=("torch", "openvino"), default="torch", help="what runs it (default torch)"),
+            option("--precision", choices=("float32", "bfloat16"), default="float32", help="default float32"),
+            pyramid_option(True),
+        ),
+        works=True,
+        step=True,
+    ),
+    Command(
+        "clean",
+        "smooth labels by the majority of their neighbours",
+        "tomoscale clean labels.zarr clean.zarr",
+        _clean,
+        (
+            SOURCE,
+            TARGET,
+            option(
+                "--radius",
+                dest="radius_voxels",
+                type=values.positive,
+                default=1,
+                metavar="VOXELS",
+                help="half width of the cube that votes (default 1)",
+            ),
+            pyramid_option(True),
+        ),
+        works=True,
+        step=True,
+    ),
+    Command(
+        "pyramid",
+        "make the coarser levels of a volume, which viewers need",
+        "tomoscale pyramid scan.zarr",
+        _pyramid,
+        (option("volume", type=values.input_path, help="a finished volume of tomoscale; levels are added to it"),),
+        works=True,
+        step=True,
+    ),
+    Command(
+        "export",
+        "write a volume, a coarser level or a part of it in a format of other programs",
+        "tomoscale export clean.zarr part.tif --region 0:64,:,:",
+        _export,
+        (
+            SOURCE,
+            option("target", type=values.output_path, help="file or folder to make; its name tells the format"),
+            option("--level", type=values.natural, metavar="N", help="level of the pyramid, 0 the finest (default 0)"),
+            option(
+                "--region",
+                type=values.region,
+                metavar="Z0:Z1,Y0:Y1,X0:X1",
+                help="part of it in voxels of that level, the end excluded; : is a whole axis",
+            ),
+            option(
+                "--format",
+                choices=FORMATS,
+                metavar="FORMAT",
+                help=f"one of {', '.join(FORMATS)} (default: by the name)",
+            ),
+        ),
+        works=True,
+        step=True,
+    ),
+)
