@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.geometry import Grid, three
 from tomoscale.ledger import Ledger, checksum, lease_owner, read_plan
-from tomoscale.plan import ledger_folder
 from tomoscale.progress import duration
 from tomoscale.volume import Volume, open_zarr
+from tomoscale.watch import find_ledger, last_line
 
 
 def status(path: str | Path) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def status(path: str | Path) -> dict[str, Any]:
     folder = find_ledger(Path(path))
     ledger, plan = Ledger.load(folder), read_plan(folder)
     done, total = int(ledger.done.sum()), int(ledger.done.size)
-    last = _last_progress(folder)
+    last = last_line(folder)
     left = last.get("remaining_s")
     owner = lease_owner(folder)
     failures = ledger.failures()
@@ -98,33 +97,9 @@ def verify(path: str | Path) -> dict[str, Any]:
     }
 
 
-def find_ledger(path: Path) -> Path:
-    """Folder of the ledger that belongs to a volume or to a record."""
-    inside = ledger_folder(path)
-    assert inside is not None
-    for folder in (inside, path, path / "measure"):
-        if (folder / "plan.json").exists():
-            return folder
-    raise InputError(f"{path} has no record of a run: give a volume that tomoscale wrote, or a results folder")
-
-
 def _compare(volume: Volume, grid: Grid, number: int, ledger: Ledger) -> str | None:
     try:
         values = volume.read(grid.region(number))
     except (IntegrityError, InputError, OSError) as error:
         return f"block {number}: {str(error).splitlines()[0]}"
     return None if checksum(values) == int(ledger.checksums[number]) else f"block {number} holds other values"
-
-
-def _last_progress(folder: Path) -> dict[str, Any]:
-    path = folder / "progress.jsonl"
-    if not path.exists():
-        return {}
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        lines = file.read().splitlines()
-    try:
-        last: dict[str, Any] = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        return {}
-    return last

@@ -131,7 +131,8 @@ def connect(workers: str = "auto", processes: int | None = None) -> Iterator[Cli
             client = Client(workers, timeout="5s")
         except (OSError, ValueError) as error:
             raise PlanError(
-                f"no scheduler answers at {workers!r} ({error}): give threads, processes, gpus, or a running scheduler's address"
+                f"no scheduler answers at {workers!r}: give threads, processes, gpus, or the address of a running scheduler, such "
+                "as tcp://127.0.0.1:8786"
             ) from error
         with client:
             yield client

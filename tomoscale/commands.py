@@ -190,22 +190,20 @@ def clean(source: Source, target: str | Path, *, radius_voxels: int = 1, work: W
     radius_voxels : int
         Half width of the cube that votes.
     work : Work or None
+
+    Raises
+    ------
+    InputError
+        If the volume holds no labels.
     """
     work = work or Work()
     volume = opened(source)
+    if volume.dtype.kind not in "iub":
+        raise InputError(
+            f"{volume.name} holds {volume.dtype}, but labels are whole numbers: give what `tomoscale segment` made"
+        )
     n_classes = max((c.value for c in volume.classes), default=3) + 1
     return work.map(majority(radius_voxels, n_classes), volume, target, kind="labels", classes=volume.classes)
-
-
-def summary(volume: Volume) -> dict[str, Any]:
-    """What a finished volume is, for the command line."""
-    return {
-        "volume": volume.name,
-        "shape": " x ".join(map(str, volume.shape)),
-        "dtype": str(volume.dtype),
-        "voxel size": f"{volume.voxel_size_um} µm",
-        "kind": volume.kind,
-    }
 
 
 def opened(source: Source) -> Volume:

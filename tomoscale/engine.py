@@ -23,6 +23,7 @@ from tomoscale.arrays import to_device, to_host
 from tomoscale.errors import BlocksFailed, InputError, IntegrityError, Interrupted, PlanError, describe
 from tomoscale.geometry import Block, Region, shift
 from tomoscale.ledger import RECORD, Ledger, checksum, drop_lease, renew_lease
+from tomoscale.pace import Pace
 from tomoscale.plan import Plan
 from tomoscale.progress import Progress
 from tomoscale.step import Counts, Kernel, Measure, add_counts
@@ -130,7 +131,9 @@ def by_measure(plan: Plan, counts: Counts) -> Any:
 
 def _finish_blocks(plan: Plan, ledger: Ledger, client: Client | None, progress: bool | None) -> None:
     pool = make_pool(client, plan.resources)
-    watch = Progress(plan.name, len(plan.grid), int(ledger.done.sum()), plan.record, progress)
+    # The voxels read are the work: blocks at the edge of the volume are smaller.
+    pace = Pace(plan.read_voxels, plan.voxels_of(np.flatnonzero(ledger.done)), pool.window)
+    watch = Progress(plan.name, len(plan.grid), int(ledger.done.sum()), plan.record, progress, pace)
     driver = Driver(plan, ledger, pool, watch)
     try:
         with watch:
@@ -162,6 +165,7 @@ class Driver:
         self.errors: dict[int, str] = {}
         self.failures: dict[int, str] = {}
         self.n_done = int(ledger.done.sum())
+        self.voxels_done = watch.pace.done
         self.block_seconds: float | None = None
         counts_bytes = 0 if isinstance(plan.step, Kernel) else sum(m.counts_bytes for m in plan.step)
         self.combines = pool.remote and counts_bytes > LARGE_COUNTS_BYTES
@@ -207,7 +211,7 @@ class Driver:
                 self._take(future, task)
         if self.plan.record is not None:
             renew_lease(self.plan.record)
-        self.watch.update(self.n_done, self.ledger.seconds, len(self.in_flight))
+        self.watch.update(self.n_done, self.ledger.seconds, len(self.in_flight), self.voxels_done)
 
     def _take(self, future: Any, task: Task) -> None:
         try:
@@ -232,6 +236,7 @@ class Driver:
         seconds = float(outcome.records["seconds"].sum() / len(outcome.records))
         self.block_seconds = seconds if self.block_seconds is None else 0.7 * self.block_seconds + 0.3 * seconds
         self.n_done += len(outcome.records)
+        self.voxels_done += self.plan.voxels_of(outcome.records["number"].astype(np.intp))
         self.ledger.append(outcome.records, outcome.counts)
 
     def _lost(self, numbers: tuple[int, ...], error: Exception) -> None:
@@ -254,7 +259,10 @@ def run_blocks(message: bytes | Plan, numbers: list[int]) -> Outcome:
     for number in numbers:
         try:
             record, counts = run_block(plan, plan.block(number))
-        except (InputError, IntegrityError) as error:
+        except InputError as error:
+            outcome.stop = InputError(_naming_sources(plan, str(error)))
+            break
+        except IntegrityError as error:
             outcome.stop = error
             break
         except OSError as error:
@@ -337,6 +345,12 @@ def compute_slot(slots: int) -> threading.Semaphore:
 def bounds(region: Region) -> str:
     """Region in words, for messages."""
     return ", ".join(f"{a} {r.start}:{r.stop}" for a, r in zip("zyx", region, strict=True))
+
+
+def _naming_sources(plan: Plan, text: str) -> str:
+    """Put the sources before a message that names none of them: a kernel sees voxels and no file."""
+    names = [volume.name for volume in plan.sources.values()]
+    return text if any(name in text for name in names) else f"{', '.join(names)}: {text}"
 
 
 def _written(plan: Plan) -> str:

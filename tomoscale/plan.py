@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import tomoscale
 from tomoscale.blocking import choose_block, chunk_for, shard_of, writing_unit
 from tomoscale.errors import InputError
@@ -18,7 +20,7 @@ from tomoscale.ledger import FOLDER, read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
 from tomoscale.resources import Resources, compiled_before, this_machine
-from tomoscale.spans import Axis, decoded_along, read_along
+from tomoscale.spans import Axis, decoded_along, lengths_along, read_along
 from tomoscale.step import Kernel, Measure, make_block
 from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
 
@@ -111,6 +113,12 @@ class Plan:
     def read_voxels(self) -> int:
         """Voxels read of each source, margins included."""
         return math.prod(read_along(axis)[0] for axis in self.axes)
+
+    def voxels_of(self, numbers: np.ndarray) -> int:
+        """Voxels that some blocks read of each source, margins included: what their work is in proportion to."""
+        places = np.unravel_index(numbers, self.grid.counts)
+        z, y, x = (lengths_along(axis)[place] for axis, place in zip(self.axes, places, strict=True))
+        return int((z * y * x).sum())
 
     @cached_property
     def read_bytes(self) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from tomoscale.geometry import read_span
 
 
@@ -39,6 +41,14 @@ class Axis:
         for start in range(0, self.length, self.block):
             stop = min(start + self.block, self.length)
             yield read_span(start, stop, self.source_length, *self.halo, self.stride, self.factor, self.tile)
+
+
+@lru_cache(maxsize=64)
+def lengths_along(axis: Axis) -> np.ndarray:
+    """Voxels that each block reads along an axis: int64 array, read-only."""
+    lengths = np.array([span.stop - span.start for span in axis.spans()], np.int64)
+    lengths.flags.writeable = False
+    return lengths
 
 
 @lru_cache(maxsize=4096)

@@ -84,6 +84,12 @@ class Work:
             raise PlanError(f"{path} is being written by {owner}: wait for it to end, or stop it first")
         shutil.rmtree(path)
 
+    def _repr_html_(self) -> str:
+        # Loaded only where it is shown.
+        from tomoscale.sketch import runs_html
+
+        return runs_html(self.runs)
+
     def _run(self, plan: Plan) -> Any:
         if self.plan_only:
             print(plan, end="\n\n")

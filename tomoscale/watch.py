@@ -1,0 +1,167 @@
+"""A run seen from outside: by another process, on another machine, or after a kernel was restarted.
+
+Only the files beside the output are read: no scheduler is asked, and the run is not disturbed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from tomoscale.errors import InputError, IntegrityError
+from tomoscale.ledger import Ledger, lease_owner, read_plan
+from tomoscale.plan import ledger_folder
+from tomoscale.progress import FILE, Display, duration, in_notebook, make_display
+
+TAIL_BYTES = 4096
+"""Read from the end of ``progress.jsonl``: more than its last line."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is, as its files tell; in a notebook it shows itself as a bar.
+
+    Attributes
+    ----------
+    step : str
+    done, total : int
+        Blocks.
+    running : bool
+        A living process holds the lease.
+    remaining_s : float or None
+        Time left as last written, less what has passed since.
+    """
+
+    step: str
+    done: int
+    total: int
+    running: bool
+    remaining_s: float | None
+
+    @property
+    def text(self) -> str:
+        """State in words."""
+        if self.running:
+            left = "" if self.remaining_s is None else f", {duration(self.remaining_s)} left"
+            return f"{self.done}/{self.total} blocks{left}"
+        end = "finished" if self.done == self.total else "stopped; the same command goes on"
+        return f"{self.done}/{self.total} blocks, {end}"
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.text}"
+
+    def _repr_html_(self) -> str:
+        # Loaded only where it is shown: drawings need Pillow, and a worker that counts blocks does not.
+        from tomoscale.sketch import bar_html
+
+        colour = "#009e73" if self.done == self.total else "#0072b2" if self.running else "#d55e00"
+        return bar_html(self.step, self.done / max(self.total, 1), self.text, colour)
+
+
+def run_state(path: str | Path) -> RunState:
+    """How far the run that makes `path` is, from its files: no scheduler, and no part of the run, is asked.
+
+    Parameters
+    ----------
+    path : path
+        A volume that this program writes, or the folder of a measure's record.
+
+    Raises
+    ------
+    InputError
+        If there is no record of a run.
+    """
+    folder = find_ledger(Path(path))
+    plan, last = read_plan(folder), last_line(folder)
+    running = lease_owner(folder) is not None
+    total, done = int(plan["n_blocks"]), last.get("done")
+    if not (running and isinstance(done, int)):
+        # The last line of a run that was killed is up to a second old, its ledger is not; reading it takes longer.
+        done = int(Ledger.load(folder).done.sum())
+    left, written, step = last.get("remaining_s"), last.get("time"), last.get("step")
+    now = time.time()
+    left = max(left - max(now - written, 0.0), 0.0) if _finite(left) and _finite(written) else None
+    name = step if isinstance(step, str) else ", ".join(map(str, plan.get("step", ())))
+    # Printed on terminals: a file may hold what would move their cursor.
+    name = "".join(c if c.isprintable() else "\ufffd" for c in name)[:80]
+    return RunState(name, min(max(done, 0), total), total, running, left if running else None)
+
+
+def watch(path: str | Path, *, every_seconds: float = 1.0) -> None:
+    """Show how far a run is until it ends: that of another process, or one that outlived a restarted kernel.
+
+    In a notebook this returns at once and the bar moves on by itself; on a terminal it returns when the run has ended,
+    and Ctrl-C leaves it without touching the run.
+
+    Parameters
+    ----------
+    path : path
+        As for `run_state`.
+    every_seconds : float
+        Time between two looks at the files.
+
+    Raises
+    ------
+    InputError
+        If there is no record of a run.
+    """
+    state = run_state(path)
+    display = make_display(state.step, state.total)
+    display.update(state.done, state.text)
+    if not in_notebook():
+        _follow(path, display, state, every_seconds)
+        return
+    threading.Thread(
+        target=_follow, args=(path, display, state, every_seconds), name="tomoscale-watch", daemon=True
+    ).start()
+
+
+def _follow(path: str | Path, display: Display, state: RunState, every_seconds: float) -> None:
+    try:
+        while state.running:
+            time.sleep(every_seconds)
+            state = run_state(path)
+            display.update(state.done, state.text)
+    except (InputError, IntegrityError, OSError, KeyboardInterrupt):
+        pass  # the output was removed, or whoever watches has seen enough
+    finally:
+        display.close()
+
+
+def find_ledger(path: Path) -> Path:
+    """Folder of the ledger that belongs to a volume or to a record.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    inside = ledger_folder(path)
+    assert inside is not None
+    for folder in (inside, path, path / "measure"):
+        if (folder / "plan.json").exists():
+            return folder
+    raise InputError(f"{path} has no record of a run: give a volume that tomoscale wrote, or a results folder")
+
+
+def last_line(folder: Path) -> dict[str, Any]:
+    """Last state that the run of a ledger wrote; {} if there is none that can be read."""
+    path = folder / FILE
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            # A line that is being written has no end yet; the one before it has.
+            lines = file.read().rpartition(b"\n")[0].splitlines()
+        last = json.loads(lines[-1])
+    except (OSError, IndexError, ValueError):
+        return {}
+    return last if isinstance(last, dict) else {}
+
+
+def _finite(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
