@@ -439,7 +439,8 @@ def plan_measure(
 def ledger_folder(target: Volume | str | Path) -> Path | None:
     """Where the ledger of a volume lies: inside its array, so that it moves with the data; None in memory."""
     if isinstance(target, Volume):
-        return ledger_folder(target.storage.directory) if isinstance(target.storage, ZarrArray) else None
+        storage = target.storage
+        return Path(storage.directory, storage.inside, FOLDER) if isinstance(storage, ZarrArray) else None
     return Path(target) / LEVEL / FOLDER
 
 

@@ -27,7 +27,7 @@ from tomoscale.ome import (
 )
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
 from tomoscale.zarr_array import ZarrArray
-from tomoscale.zarr_group import FoundArray, find_array, image_of, list_labels
+from tomoscale.zarr_group import FoundArray, check_label, find_array, image_of, list_labels
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
 
 __all__ = ["Kind", "LabelClass", "MemoryArray", "Storage", "Volume", "ZarrArray", "create_volume", "open_zarr"]
@@ -162,7 +162,7 @@ class Volume:
             If something is in the way.
         """
         if isinstance(self.storage, ZarrArray):
-            in_image = _check_label(self)
+            in_image = check_label(self.storage, self.voxel_size_um)
             state: dict[str, Any] = {
                 "version": STATE_VERSION,
                 "kind": self.storage.kind,
@@ -290,9 +290,8 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
         version=version,
     )
     size = None if voxel_size_um is None else check_voxel_size(voxel_size_um, str(path))
-    volume = Volume(storage, size, classes=tuple(classes))
-    _check_label(volume)
-    return volume
+    check_label(storage, size)
+    return Volume(storage, size, classes=tuple(classes))
 
 
 def open_zarr(
@@ -380,30 +379,6 @@ def _zarr_version(path: str | os.PathLike[str], ome_version: OmeVersion | None) 
 
 def _ome_version(storage: ZarrArray) -> OmeVersion:
     return "0.4" if storage.version == 2 else "0.5"
-
-
-def _check_label(volume: Volume) -> bool:
-    """Tell whether a volume is a label image in an image; raise an error if it is in one but is none or does not fit."""
-    storage = volume.storage
-    assert isinstance(storage, ZarrArray)
-    image = image_of(storage.directory)
-    if image is None:
-        return False
-    if storage.kind != "labels":
-        raise ValueError(
-            f"{volume.name} is to be a label image of {image.path}, but holds {storage.kind} of {storage.dtype}: give another "
-            "output, or write labels (an integer type)"
-        )
-    found = find_array(str(image.path), None)
-    if found.storage.shape != storage.shape or image.version != storage.version:
-        what = f"{storage.shape} voxels in Zarr {storage.version}"
-        raise InputError(
-            f"{volume.name} has {what}, but the image it is in has {found.storage.shape} in Zarr {image.version}: a label "
-            "image lies on the grid of its image and in its format; give another output"
-        )
-    if found.voxel_size_um and volume.voxel_size_um:
-        agreed_voxel_size(str(image.path), found.voxel_size_um, volume.voxel_size_um)
-    return True
 
 
 def _default_shard(shape: Shape, chunk: Shape, version: int) -> Shape:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from tomoscale.errors import InputError, IntegrityError
-from tomoscale.ledger import Ledger, lease_owner, read_plan
+from tomoscale.ledger import FOLDER, Ledger, lease_owner, read_plan
 from tomoscale.plan import ledger_folder
 from tomoscale.progress import FILE, Display, duration, in_notebook, make_display
 
@@ -143,7 +143,7 @@ def find_ledger(path: Path) -> Path:
     """
     inside = ledger_folder(path)
     assert inside is not None
-    for folder in (inside, path, path / "measure"):
+    for folder in (inside, path / FOLDER, path, path / "measure"):
         if (folder / "plan.json").exists():
             return folder
     raise InputError(f"{path} has no record of a run: give a volume that tomoscale wrote, or a results folder")

@@ -20,6 +20,7 @@ from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
 from tomoscale.volume import Volume
+from tomoscale.zarr_group import labels_of
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class Work:
         owner = lease_owner(folder)
         if owner is not None:
             raise PlanError(f"{path} is being written by {owner}: wait for it to end, or stop it first")
+        labels = labels_of(path)
+        if labels:
+            raise PlanError(
+                f"{path} holds the labels {', '.join(Path(folder).name for folder in labels)}, which --overwrite would remove with it: "
+                "move or remove them yourself, or give another output"
+            )
         shutil.rmtree(path)
 
     def _repr_html_(self) -> str:

@@ -34,6 +34,7 @@ from tomoscale.ome import (
     with_label_names,
     with_levels,
 )
+from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.zarr_array import ZarrArray
 from tomoscale.zarr_metadata import Node, check_array, child, group_metadata, read_node, write_node
 
@@ -109,6 +110,36 @@ def image_of(directory: str | Path) -> Node | None:
         return None
     node = read_node(folder.parent)
     return node if node is not None and multiscales(node.attributes) else None
+
+
+def check_label(storage: ZarrArray, voxel_size_um: Spacing | None) -> bool:
+    """Tell whether a new volume is a label image in an image.
+
+    Raises
+    ------
+    ValueError
+        If it is in the folder of labels of an image, but does not hold labels.
+    InputError
+        If it does not lie on the grid of its image, or is not of the same version.
+    """
+    image = image_of(storage.directory)
+    if image is None:
+        return False
+    if storage.kind != "labels":
+        raise ValueError(
+            f"{storage.name} is to be a label image of {image.path}, but holds {storage.kind} of {storage.dtype}: give another "
+            "output, or write labels (an integer type)"
+        )
+    found = find_array(str(image.path), None)
+    if found.storage.shape != storage.shape or image.version != storage.version:
+        what = f"{storage.shape} voxels in Zarr {storage.version}"
+        raise InputError(
+            f"{storage.name} has {what}, but the image it is in has {found.storage.shape} in Zarr {image.version}: a label "
+            "image lies on the grid of its image and in its format; give another output"
+        )
+    if found.voxel_size_um and voxel_size_um:
+        agreed_voxel_size(str(image.path), found.voxel_size_um, voxel_size_um)
+    return True
 
 
 def labels_of(directory: str | Path) -> list[str]:

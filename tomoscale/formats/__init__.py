@@ -76,6 +76,8 @@ def open_volume(
     place, dataset = _split(os.fspath(path), dataset)
     if not place.exists():
         raise InputError(f"{place} does not exist; check the path (on a cluster, that this machine sees it)")
+    if not (place.is_file() or place.is_dir()):
+        raise InputError(f"{place} is neither a file nor a folder: give the path of a volume")
     if raw is not None:
         _refuse_dataset(place, dataset, "a file of raw voxels")
         return open_raw(place, raw, voxel_size_um=voxel_size_um)
