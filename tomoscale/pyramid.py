@@ -31,7 +31,7 @@ from tomoscale.ome import LABELS, LEVEL, STATE, STATE_VERSION, OmeVersion, level
 from tomoscale.plan import Plan, begun_block, plan_map
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, ZarrArray, create_volume, open_zarr
-from tomoscale.work import Work
+from tomoscale.work import Work, refuse_own_source
 from tomoscale.zarr_group import image_of, labels_of, list_levels
 from tomoscale.zarr_metadata import child, read_node
 
@@ -107,6 +107,7 @@ def export_ome_zarr(
         raise ValueError(f'version must be "0.4" or "0.5", got {version!r}')
     work = work or Work()
     volume = source if isinstance(source, Volume) else open_volume(source)
+    refuse_own_source(Path(target), (volume,))
     labels = labels_of(volume.storage.directory) if isinstance(volume.storage, ZarrArray) else []
     copies = {folder: Path(target, LABELS, Path(folder).name) for folder in labels}
     for place in copies.values():
@@ -291,9 +292,6 @@ def _halvings_of(root: str) -> list[Shape]:
 def _copy(volume: Volume, target: Path, version: OmeVersion, work: Work) -> Volume:
     """Write the full resolution of a volume as it is."""
     kernel = Kernel("copy", _same, Halo(), volume.dtype, bytes_per_voxel=0.0)
-    source = Path(volume.name.split("::")[0]).resolve()
-    if target.resolve() in (source, *source.parents):
-        raise PlanError(f"{target} is or holds {volume.name}, which it is to be made of: give another output")
     work.clear(target)
     plain = create_volume(target, like=volume, kind=volume.kind, ome_version="0.4") if version == "0.4" else target
     plan = plan_map(

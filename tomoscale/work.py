@@ -55,7 +55,7 @@ class Work:
 
     def map(self, kernel: Kernel, source: Volume, target: str | Path, **what: Any) -> Volume:
         """Plan a kernel into a new volume and run it; with `plan_only`, print the plan and return the description."""
-        _refuse_own_source(Path(target), (source,))
+        refuse_own_source(Path(target), (source,))
         self.clear(Path(target))
         plan = plan_map(kernel, source, target, block_shape=self.block_shape, resources=self._resources(), **what)
         assert plan.target is not None
@@ -64,7 +64,7 @@ class Work:
 
     def measure(self, measures: tuple[Measure, ...], volumes: dict[str, Volume], record: str | Path) -> Any:
         """Plan measures over volumes and run them; with `plan_only`, print the plan and return None."""
-        _refuse_own_source(Path(record), tuple(volumes.values()))
+        refuse_own_source(Path(record), tuple(volumes.values()))
         self.clear(Path(record))
         plan = plan_measure(measures, volumes, record=record, block_shape=self.block_shape, resources=self._resources())
         return self._run(plan)
@@ -126,7 +126,7 @@ class Work:
         return self.resources or (this_machine() if self.client is None else resources_of(self.client))
 
 
-def _refuse_own_source(target: Path, sources: tuple[Volume, ...]) -> None:
+def refuse_own_source(target: Path, sources: tuple[Volume, ...]) -> None:
     """Refuse an output that is, or holds, what it is made of: --overwrite would remove the input before it is read."""
     for source in sources:
         # The name of a dataset in a file goes on after the file's path.
