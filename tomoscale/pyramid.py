@@ -155,7 +155,7 @@ def _add_levels(volume: Volume, steps: Sequence[Shape], work: Work) -> None:
             level = plan.target
             if not work.plan_only and not level.exists:
                 _create_level(level, factors[-1])
-            work._run(plan)
+            work.run(plan)
         before = level
         if not work.plan_only:
             list_levels(storage, factors[1:], _method(volume))
@@ -171,7 +171,7 @@ def _plan_level(path: Path, before: Volume, kernel: Kernel, work: Work) -> Plan:
         _alone(path, kernel, before) if alone else path,
         kind=before.kind,
         block_shape=work.block_shape or begun_block(record),
-        resources=work._resources(),
+        resources=work.available(),
     )
     assert plan.target is not None
     assert isinstance(plan.target.storage, ZarrArray)
@@ -300,10 +300,10 @@ def _copy(volume: Volume, target: Path, version: OmeVersion, work: Work) -> Volu
         plain,
         kind=volume.kind,
         block_shape=work.block_shape,
-        resources=work._resources(),
+        resources=work.available(),
         classes=volume.classes,
     )
-    work._run(plan)
+    work.run(plan)
     assert plan.target is not None
     return plan.target
 

@@ -57,17 +57,17 @@ class Work:
         """Plan a kernel into a new volume and run it; with `plan_only`, print the plan and return the description."""
         refuse_own_source(Path(target), (source,))
         self.clear(Path(target))
-        plan = plan_map(kernel, source, target, block_shape=self.block_shape, resources=self._resources(), **what)
+        plan = plan_map(kernel, source, target, block_shape=self.block_shape, resources=self.available(), **what)
         assert plan.target is not None
-        self._run(plan)
+        self.run(plan)
         return plan.target
 
     def measure(self, measures: tuple[Measure, ...], volumes: dict[str, Volume], record: str | Path) -> Any:
         """Plan measures over volumes and run them; with `plan_only`, print the plan and return None."""
         refuse_own_source(Path(record), tuple(volumes.values()))
         self.clear(Path(record))
-        plan = plan_measure(measures, volumes, record=record, block_shape=self.block_shape, resources=self._resources())
-        return self._run(plan)
+        plan = plan_measure(measures, volumes, record=record, block_shape=self.block_shape, resources=self.available())
+        return self.run(plan)
 
     def clear(self, path: Path) -> None:
         """With `overwrite`, remove an output of this program; never anything else, and never one being written."""
@@ -97,7 +97,8 @@ class Work:
 
         return runs_html(self.runs)
 
-    def _run(self, plan: Plan) -> Any:
+    def run(self, plan: Plan) -> Any:
+        """Run a plan, and note it for reports; with `plan_only`, print it and return None."""
         if self.plan_only:
             print(plan, end="\n\n")
             return None
@@ -122,7 +123,8 @@ class Work:
         )
         return result
 
-    def _resources(self) -> Resources:
+    def available(self) -> Resources:
+        """Resources to plan with: those given, else what the client or this machine has."""
         return self.resources or (this_machine() if self.client is None else resources_of(self.client))
 
 

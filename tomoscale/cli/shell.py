@@ -95,7 +95,7 @@ def _described(action: argparse.Action) -> dict[str, Any]:
         "type": type_of(action),
         "required": action.required,
         "values": action.nargs if action.nargs is not None else 1,
-        "choices": None if action.choices is None else list(action.choices),
+        "choices": None if action.choices is None else [str(choice) for choice in action.choices],
         "default": list(default) if isinstance(default, tuple) else default,
         "help": action.help,
     }

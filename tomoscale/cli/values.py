@@ -99,6 +99,17 @@ def positive(text: str) -> int:
     return _whole(text, 1)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Labels from "3" or "1,2"."""
+    parts = [part.strip() for part in text.split(",")]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise _wrong(text, "one whole number or several", "1,2")
+    found = tuple(int(part) for part in parts)
+    if len(set(found)) != len(found):
+        raise _wrong(text, "numbers that are all different", "1,2")
+    return found
+
+
 def natural(text: str) -> int:
     """A whole number of at least 0."""
     return _whole(text, 0)
@@ -144,6 +155,7 @@ NAMES: Mapping[Callable[[str], Any], str] = {
     memory: "memory",
     days: "time",
     number: "number",
+    numbers: "numbers",
     positive: "positive integer",
     natural: "natural number",
     port: "port",

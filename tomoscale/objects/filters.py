@@ -1,0 +1,329 @@
+"""Filters that look at whole components: remove small ones, keep large ones, fill holes, replace islands.
+
+All take two reads of the source and one write. They act after the pieces of all blocks are joined, so that nothing is
+taken for small because a block cuts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomoscale.formats import open_volume
+from tomoscale.kernels.row_runs import Connectivity
+from tomoscale.objects.fates import Surroundings, Whole, largest, write_fates
+from tomoscale.objects.joining import Joined, Tables
+from tomoscale.objects.passes import Decide, Operation, Output, run_passes
+from tomoscale.objects.pieces import Selection
+from tomoscale.volume import Kind, Volume
+from tomoscale.work import Work
+
+Source = Volume | str | Path
+
+
+def remove_small(  # noqa: PLR0913 -- what an object is, and from which size on it stays
+    source: Source,
+    target: str | Path,
+    *,
+    min_voxels: int,
+    connectivity: Connectivity = 26,
+    classes: tuple[int, ...] | None = None,
+    multilabel: bool = False,
+    work: Work | None = None,
+) -> Volume:
+    """Set components of fewer than `min_voxels` voxels to 0; one of just so many stays.
+
+    Parameters
+    ----------
+    source : Volume or path
+        Labels or a mask. Of a volume of `components`, give ``multilabel=True``; the numbers that stay are not changed.
+    target : path
+    min_voxels : int
+    connectivity, classes, multilabel
+        As for `components`. Voxels of other labels are left as they are.
+    work : Work or None
+
+    Returns
+    -------
+    Volume
+        Of the source's type and labels.
+
+    Raises
+    ------
+    ValueError
+        If `min_voxels` is not positive.
+    InputError
+        If the source holds no labels.
+    """
+    _check_size(min_voxels)
+    selection = Selection(connectivity, classes, multilabel)
+    volume = _opened(source, selection)
+    decide = partial(_keep, dtype=volume.dtype, stays=partial(_from_size, min_voxels=min_voxels))
+    return _filter("remove small", volume, target, selection, decide, work, {"min_voxels": min_voxels})
+
+
+def keep_largest(  # noqa: PLR0913 -- what an object is, and how many stay
+    source: Source,
+    target: str | Path,
+    *,
+    n: int = 1,
+    connectivity: Connectivity = 26,
+    classes: tuple[int, ...] | None = None,
+    multilabel: bool = False,
+    work: Work | None = None,
+) -> Volume:
+    """Set all but the `n` largest components to 0; of equally large ones those stay whose first voxel comes first.
+
+    Parameters
+    ----------
+    source, target, connectivity, classes, multilabel, work
+        As for `remove_small`.
+    n : int
+
+    Raises
+    ------
+    ValueError
+        If `n` is not positive.
+    InputError
+        If the source holds no labels.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1 component, got {n}")
+    selection = Selection(connectivity, classes, multilabel)
+    volume = _opened(source, selection)
+    decide = partial(_keep_largest, dtype=volume.dtype, n=n)
+    return _filter("keep largest", volume, target, selection, decide, work, {"n": n})
+
+
+def erase_border_objects(
+    source: Source,
+    target: str | Path,
+    *,
+    connectivity: Connectivity = 26,
+    classes: tuple[int, ...] | None = None,
+    multilabel: bool = False,
+    work: Work | None = None,
+) -> Volume:
+    """Set components that touch the border of the volume, which cuts them, to 0.
+
+    Parameters
+    ----------
+    source, target, connectivity, classes, multilabel, work
+        As for `remove_small`.
+
+    Raises
+    ------
+    InputError
+        If the source holds no labels.
+    """
+    selection = Selection(connectivity, classes, multilabel)
+    volume = _opened(source, selection)
+    decide = partial(_keep, dtype=volume.dtype, stays=_inside)
+    return _filter("erase border objects", volume, target, selection, decide, work, {})
+
+
+def fill_holes(
+    source: Source,
+    target: str | Path,
+    *,
+    connectivity: Connectivity = 26,
+    classes: tuple[int, ...] | None = None,
+    value: int | None = None,
+    work: Work | None = None,
+) -> Volume:
+    """Fill what an object encloses: components of all other voxels that do not touch the border of the volume.
+
+    Parameters
+    ----------
+    source, target, work
+        As for `remove_small`.
+    connectivity : 6, 18 or 26
+        Of the object. The voxels around a 6-connected object are 26-connected; around the others they are 6-connected.
+    classes : tuple of int or None
+        Labels of the object; None for all but 0. Other labels inside a hole are filled too.
+    value : int or None
+        Label for the holes; None takes the label of the object that most faces of the hole touch, the smallest of equal
+        ones.
+
+    Raises
+    ------
+    ValueError
+        If the source's type cannot hold `value`.
+    InputError
+        If the source holds no labels.
+    """
+    Selection(connectivity, classes)
+    selection = Selection(26 if connectivity == 6 else 6, classes, inverted=True)
+    volume = _opened(source, selection)
+    if volume.dtype.kind == "b" and value is None:
+        # The object of a mask has one label.
+        value = 1
+    if value is None:
+        decide = partial(_surround, dtype=volume.dtype, stays=_outside)
+        return _filter("fill holes", volume, target, selection, decide, work, {"value": None}, voting=0)
+    greatest = 1 if volume.dtype.kind == "b" else np.iinfo(volume.dtype).max
+    if not 0 <= value <= greatest:
+        raise ValueError(f"value {value} cannot fill a volume of {volume.dtype}: give a label of 0 .. {greatest}")
+    decide = partial(_fill, dtype=volume.dtype, value=value)
+    return _filter("fill holes", volume, target, selection, decide, work, {"value": value})
+
+
+def replace_islands(
+    source: Source,
+    target: str | Path,
+    *,
+    min_voxels: int = 100,
+    connectivity: Connectivity = 26,
+    classes: tuple[int, ...] | None = None,
+    work: Work | None = None,
+) -> Volume:
+    """Give components of one label with fewer than `min_voxels` voxels the label that surrounds them.
+
+    A component votes by its faces: every pair of a voxel of the component and a 6-neighbour in the volume that is not
+    of it counts one for the neighbour's label in the source, 0 included. The label with most votes replaces the
+    component's; of equal ones the smallest. All are replaced at once, so that the order does not matter: of two islands
+    that touch, each counts the other as it was. What nothing surrounds stays.
+
+    Parameters
+    ----------
+    source, target, work
+        As for `remove_small`.
+    min_voxels : int
+    connectivity : 6, 18 or 26
+    classes : tuple of int or None
+        Labels whose islands are replaced; None for all but 0. Name 0 too to replace islands of background.
+
+    Raises
+    ------
+    ValueError
+        If `min_voxels` is not positive.
+    InputError
+        If the source holds no labels.
+    """
+    _check_size(min_voxels)
+    selection = Selection(connectivity, classes, multilabel=True)
+    volume = _opened(source, selection)
+    decide = partial(_surround, dtype=volume.dtype, stays=partial(_from_size, min_voxels=min_voxels))
+    parameters = {"min_voxels": min_voxels}
+    return _filter("replace islands", volume, target, selection, decide, work, parameters, voting=min_voxels)
+
+
+def outer_background(
+    source: Source,
+    target: str | Path,
+    *,
+    background: tuple[int, ...] = (0,),
+    connectivity: Connectivity = 26,
+    work: Work | None = None,
+) -> Volume:
+    """Mask of the background that is connected to the outside of the volume.
+
+    Background that is not (cracks and pores closed all around) may then be taken for the interior of an implant, as
+    the outer bone-to-implant contact wants. A crack that the border of the volume cuts counts as outside.
+
+    Parameters
+    ----------
+    source : Volume or path
+        Labels.
+    target : path
+    background : tuple of int
+        Labels of the background.
+    connectivity : 6, 18 or 26
+        Of the background.
+    work : Work or None
+
+    Returns
+    -------
+    Volume
+        Mask, bool.
+
+    Raises
+    ------
+    InputError
+        If the source holds no labels.
+    """
+    selection = Selection(connectivity, background)
+    operation = Operation("outer background", selection, _paint_outer, on_source=False)
+    volume = _opened(source, selection)
+    return run_passes(operation, volume, Output(Path(target), "mask", np.dtype(bool)), work or Work())
+
+
+def _filter(  # noqa: PLR0913 -- an operation, taken apart
+    name: str,
+    volume: Volume,
+    target: str | Path,
+    selection: Selection,
+    decide: Decide,
+    work: Work | None,
+    parameters: Mapping[str, Any],
+    voting: int | None = None,
+) -> Volume:
+    """Run an operation that changes some components of a volume and leaves all other voxels as they are."""
+    operation = Operation(name, selection, decide, on_source=True, voting=voting, parameters=parameters)
+    kind: Kind = "mask" if volume.dtype.kind == "b" else "labels"
+    return run_passes(operation, volume, Output(Path(target), kind, volume.dtype, volume.classes), work or Work())
+
+
+def _opened(source: Source, selection: Selection) -> Volume:
+    volume = source if isinstance(source, Volume) else open_volume(source)
+    selection.check(volume)
+    return volume
+
+
+def _check_size(min_voxels: int) -> None:
+    if min_voxels < 1:
+        raise ValueError(f"min_voxels must be at least 1, got {min_voxels}")
+
+
+def _keep(
+    tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], stays: Callable[[Whole], np.ndarray]
+) -> Mapping[str, Any]:
+    """Set what does not stay to 0."""
+    return write_fates(tables, joined, folder, dtype, lambda _, whole: (0, stays(whole)))
+
+
+def _keep_largest(tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], n: int) -> Mapping[str, Any]:
+    least, last = largest(tables, joined, n)
+
+    def stays(whole: Whole) -> np.ndarray:
+        result: np.ndarray = (whole.voxels > least) | ((whole.voxels == least) & (whole.first <= last))
+        return result
+
+    return _keep(tables, joined, folder, dtype=dtype, stays=stays)
+
+
+def _surround(
+    tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], stays: Callable[[Whole], np.ndarray]
+) -> Mapping[str, Any]:
+    """Give what does not stay the label that surrounds it."""
+    around = Surroundings(tables, joined)
+
+    def fate(number: int, whole: Whole) -> tuple[np.ndarray, np.ndarray]:
+        labels, known = around.of_block(number)
+        return labels, stays(whole) | ~known
+
+    return write_fates(tables, joined, folder, dtype, fate)
+
+
+def _fill(tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], value: int) -> Mapping[str, Any]:
+    return write_fates(tables, joined, folder, dtype, lambda _, whole: (value, whole.outer))
+
+
+def _paint_outer(tables: Tables, joined: Joined, folder: Path) -> Mapping[str, Any]:
+    return write_fates(tables, joined, folder, np.dtype(bool), lambda _, whole: (1, ~whole.outer))
+
+
+def _from_size(whole: Whole, min_voxels: int) -> np.ndarray:
+    return whole.voxels >= min_voxels
+
+
+def _inside(whole: Whole) -> np.ndarray:
+    return ~whole.outer
+
+
+def _outside(whole: Whole) -> np.ndarray:
+    return whole.outer

@@ -1,0 +1,128 @@
+"""Named arrays in one file, written whole or not at all, each with a checksum.
+
+.. code-block:: text
+
+    TSARRAY1 | length of the header, 8 bytes | header: JSON {name: [dtype, shape, offset, checksum]} | arrays
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomoscale.errors import IntegrityError
+from tomoscale.ledger import checksum
+
+_MAGIC = b"TSARRAY1"
+_ALIGNMENT = 64
+_MAX_HEADER_BYTES = 2**20
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, durable: bool = True) -> None:
+    """Write integer and bool arrays to a file that appears only when it is whole.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made where it is missing.
+    arrays : mapping of str to array
+    durable : bool
+        Sync the file to the disk: the ledger says "done" once.
+    """
+    entries: dict[str, Any] = {}
+    values = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    offset = 0
+    for name, array in values.items():
+        entries[name] = [array.dtype.str, list(array.shape), offset, f"{checksum(array.reshape(-1)):016x}"]
+        offset += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    header = json.dumps(entries).encode()
+    header += b" " * (-(len(header) + 16) % _ALIGNMENT)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(_MAGIC + struct.pack("<Q", len(header)) + header)
+            for array in values.values():
+                file.write(array.data)
+                file.write(bytes(-array.nbytes % _ALIGNMENT))
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class StoredArrays:
+    """A file of `save_arrays`, opened: what is in it is known, nothing of it is read yet."""
+
+    path: Path
+    entries: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]
+
+    @classmethod
+    def open(cls, path: Path) -> StoredArrays:
+        """Read the header and hold it against the size of the file.
+
+        Raises
+        ------
+        IntegrityError
+            If the file is missing or is not what `save_arrays` wrote.
+        """
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                magic, length = struct.unpack("<8sQ", file.read(16))
+                if magic != _MAGIC or length > min(size, _MAX_HEADER_BYTES):
+                    raise ValueError("not a file of arrays")
+                header = json.loads(file.read(length))
+            entries = {str(name): _entry(entry, 16 + length, size) for name, entry in header.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+            raise IntegrityError(
+                f"{path} cannot be read ({error}): remove its folder and give the command again"
+            ) from error
+        return cls(path, entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array."""
+        return self.entries[name][1]
+
+    def view(self, name: str) -> np.ndarray:
+        """Array as mapped from the file: what is not looked at is not read. Not held against its checksum."""
+        dtype, shape, offset, _ = self.entries[name]
+        if math.prod(shape) == 0:
+            return np.zeros(shape, dtype)
+        return np.memmap(self.path, dtype, "r", offset, shape)
+
+    def read(self, name: str) -> np.ndarray:
+        """Array, read as a whole.
+
+        Raises
+        ------
+        IntegrityError
+            If it is not what was written.
+        """
+        array = np.array(self.view(name))
+        if checksum(array.reshape(-1)) != self.entries[name][3]:
+            raise IntegrityError(f"{self.path} is damaged ({name}): remove its folder and give the command again")
+        return array
+
+
+def _entry(entry: Any, start: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+    name, shape, offset, digest = entry
+    dtype, shape, offset = np.dtype(str(name)), tuple(int(n) for n in shape), start + int(offset)
+    if dtype.kind not in "iubf" or min((*shape, offset)) < 0 or offset + math.prod(shape) * dtype.itemsize > size:
+        raise ValueError("arrays that reach past its end")
+    return dtype, shape, offset, int(digest, 16)
