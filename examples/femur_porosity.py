@@ -37,7 +37,7 @@ def main() -> None:
     assert found is not None
     for row in found["quantities"]:
         value = "not defined" if row["value"] is None else f"{row['value']:.6g} {row['unit']}"
-        print(f"{row['name']:<34}{value}")
+        print(f"{row['name']:<40}{value}")
 
 
 if __name__ == "__main__":

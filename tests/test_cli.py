@@ -156,6 +156,19 @@ def test_objects_distances_and_thicknesses_are_made_from_the_command_line(tmp_pa
     assert "numbers that are all different" in capsys.readouterr().err
 
 
+def test_bone_and_voids_are_measured_from_the_command_line(tmp_path, capsys):
+    bone = np.ones((20, 30, 30), np.uint8)
+    bone[6:13, 9:16, 9:16] = 0
+    volume_at(tmp_path / "bone.zarr", bone)
+    more = ("--bone", "1", "--max-radius", "20um")
+    measured = told(capsys, "study", "morphometry", tmp_path / "bone.zarr", tmp_path / "numbers", *more)
+    found = {q["symbol"]: q["value"] for q in measured["quantities"]}
+    assert found["BV/TV"] == pytest.approx(1 - 7**3 / bone.size)
+    voids = told(capsys, "study", "porosity", tmp_path / "bone.zarr", tmp_path / "voids", "--bone", "1")
+    assert any(q["value"] == pytest.approx(7**3 / bone.size) for q in voids["quantities"])
+    assert (tmp_path / "voids" / "report.html").exists()
+
+
 def test_status_and_verify_read_the_record(tmp_path, slices, capsys):
     scan = tmp_path / "scan.zarr"
     assert main(["convert", str(slices), str(scan), "--voxel-size", "5um"]) == 0
@@ -452,7 +465,7 @@ def test_bash_completes_commands_options_values_and_paths(tmp_path):
     first = bash_completes(tmp_path, "")
     assert {c.split()[0] for c in COMMANDS} <= set(first)
     assert bash_completes(tmp_path, "conv") == ["convert"]
-    assert bash_completes(tmp_path, "study", "") == ["implant"]
+    assert sorted(bash_completes(tmp_path, "study", "")) == ["implant", "morphometry", "porosity"]
     assert bash_completes(tmp_path, "convert", "--kind", "") == ["grey", "labels", "mask"]
     assert bash_completes(tmp_path, "convert", "--kind", "=", "l") == ["labels"]
     assert bash_completes(tmp_path, "convert", "--kind", "=") == ["grey", "labels", "mask"]

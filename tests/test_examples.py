@@ -38,7 +38,7 @@ BENCHMARKS = {
 }
 SHARED = {"record.py"}
 """Modules that benchmarks import; they measure nothing themselves."""
-EXAMPLES = {"implant_study.py", "measure_bone.py", "own_kernel.py", "train_demo_model.py"}
+EXAMPLES = {"femur_porosity.py", "implant_study.py", "measure_bone.py", "own_kernel.py", "train_demo_model.py"}
 
 
 def start(script: Path, *arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -81,6 +81,15 @@ def test_measure_bone_gives_the_fraction_that_numpy_counts(tmp_path, given):
     assert found["Euler number"] == "1"
     assert float(found["threshold"]) == (48.0 if given is None else given)
     np.testing.assert_array_equal(open_zarr(tmp_path / "bone" / "bone.zarr").read(), bone)
+
+
+def test_femur_porosity_lists_the_one_cell(tmp_path):
+    bone = np.full((20, 30, 30), 127, np.uint8)
+    bone[6:13, 9:16, 9:16] = 0
+    tifffile.imwrite(tmp_path / "bone.tif", bone, photometric="minisblack")
+    shown = printed(start(ROOT / "examples" / "femur_porosity.py", "bone.tif", "out", "--bone", "127", folder=tmp_path))
+    assert "0.0190556" in shown
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_own_kernel_states_that_blocks_equal_the_whole(tmp_path):

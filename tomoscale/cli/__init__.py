@@ -23,7 +23,7 @@ from tomoscale.cli.command import Command, Parser, Program, UsageError, make_pro
 from tomoscale.cli.failures import EXIT_CODES, failure_of, near
 from tomoscale.cli.values import lengths as lengths  # for scripts that take voxel sizes
 
-GROUPS = {"study": "measure a series of samples as the papers do"}
+GROUPS = {"study": "measure samples as papers do: implants, bone, voids"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

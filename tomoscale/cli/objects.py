@@ -1,12 +1,14 @@
-"""Commands on what needs the whole volume: components, islands, holes, distances, thickness."""
+"""Commands on what needs the whole volume: components, islands, holes, distances, thickness, and studies of bone."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import SOURCE, TARGET, Command, flag, option
+from tomoscale.cli.volumes import MODEL
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume
@@ -24,6 +26,19 @@ CONNECTIVITY = option(
     choices=(6, 18, 26),
     default=26,
     help="voxels that share a face, an edge or a corner hang together (default 26)",
+)
+CORRECTION = option(
+    "--correction",
+    choices=("none", "half_voxel"),
+    default="none",
+    help="half_voxel takes a voxel off each diameter (default none)",
+)
+MAX_RADIUS = option(
+    "--max-radius",
+    dest="max_radius_um",
+    type=values.length,
+    metavar="LENGTH",
+    help="cut larger balls to this radius, such as 200um",
 )
 MULTILABEL = flag("--multilabel", "only neighbours of equal label hang together; else all classes are one object")
 
@@ -68,6 +83,29 @@ def _thickness(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
     from tomoscale.objects.thickness import thickness
 
     return thickness(source, target, work=work, **how)
+
+
+def _morphometry(labels: Any, folder: Path, *, work: Work, **how: Any) -> Any:
+    from tomoscale.studies.morphometry import morphometry
+
+    return morphometry(labels, folder, work=work, **how)
+
+
+def _morphometry_table(content: dict[str, Any]) -> dict[str, str]:
+    from tomoscale.studies.morphometry import table
+
+    return table(content)
+
+
+def _porosity(source: Any, folder: Path, *, work: Work, **how: Any) -> Any:
+    from tomoscale.studies.porosity import porosity
+
+    return porosity(source, folder, work=work, **how)
+
+
+def _porosity_table(content: dict[str, Any]) -> dict[str, str]:
+    rows = content["quantities"]
+    return {q["name"]: "not defined" if q["value"] is None else f"{q['value']:.4g} {q['unit']}".rstrip() for q in rows}
 
 
 def _command(name: str, text: str, example: str, run: Any, *options: Any) -> Command:
@@ -142,18 +180,74 @@ COMMANDS = (
         _thickness,
         CLASSES,
         flag("--outside", "the thickness of all that is not of the object (separation)"),
-        option(
-            "--correction",
-            choices=("none", "half_voxel"),
-            default="none",
-            help="half_voxel takes a voxel off each diameter (default none)",
+        CORRECTION,
+        MAX_RADIUS,
+    ),
+    Command(
+        "study morphometry",
+        "measure bone: volume, surface, thickness, separation, connectivity, anisotropy, porosity",
+        "tomoscale study morphometry clean.zarr bone/ --max-radius 500um",
+        _morphometry,
+        (
+            option("labels", type=values.input_path, help="labels or a mask"),
+            option("folder", type=values.output_path, help="for the numbers, the maps and the records of the passes"),
+            option(
+                "--bone",
+                type=values.numbers,
+                metavar="N,N,...",
+                help="labels of bone (default: 3, and of a mask all but 0)",
+            ),
+            option("--voi", type=values.input_path, metavar="PATH", help="mask of the volume of interest"),
+            CORRECTION,
+            MAX_RADIUS,
+            option(
+                "--purify",
+                action=argparse.BooleanOptionalAction,
+                default=True,
+                help="connectivity of the largest piece of bone, its cavities filled (default yes)",
+            ),
         ),
-        option(
-            "--max-radius",
-            dest="max_radius_um",
-            type=values.length,
-            metavar="LENGTH",
-            help="cut larger balls to this radius, such as 200um",
+        works=True,
+        step=True,
+        show=_morphometry_table,
+    ),
+    Command(
+        "study porosity",
+        "measure the voids of bone: porosity, and each cell with its volume and thickness",
+        "tomoscale study porosity clean.zarr voids/ --bone 3 --void 0",
+        _porosity,
+        (
+            option("source", type=values.input_path, help="labels, or with --model a scan"),
+            option("folder", type=values.output_path, help="for the numbers, the tables and the report"),
+            MODEL,
+            option("--void", type=values.numbers, default=(0,), metavar="N,N,...", help="labels of voids (default 0)"),
+            option("--bone", type=values.numbers, default=(3,), metavar="N,N,...", help="labels of bone (default 3)"),
+            option(
+                "--island-voxels",
+                type=values.natural,
+                default=100,
+                metavar="N",
+                help="smaller islands get the label around them; 0 keeps all (default 100)",
+            ),
+            option(
+                "--closing-radius",
+                dest="closing_radius_voxels",
+                type=values.natural,
+                default=1,
+                metavar="VOXELS",
+                help="of the ball by which voids are closed; 0 closes nothing (default 1)",
+            ),
+            option(
+                "--min-cell-voxels",
+                type=values.positive,
+                default=100,
+                metavar="N",
+                help="size from which on a void is a cell (default 100)",
+            ),
+            CONNECTIVITY,
         ),
+        works=True,
+        step=True,
+        show=_porosity_table,
     ),
 )
