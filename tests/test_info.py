@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
-from tomoscale import probe
 from tomoscale.engine import run
 from tomoscale.errors import InputError
 from tomoscale.formats.raw import RawLayout
 from tomoscale.geometry import Region, Shape
 from tomoscale.info import in_words, info
 from tomoscale.kernels.filters import cast
+from tomoscale.notebook import probe
+from tomoscale.notebook.probe import Probe, read_probe
 from tomoscale.plan import plan_map
-from tomoscale.probe import Probe, read_probe
 from tomoscale.volume import LabelClass, MemoryArray, Volume, create_volume
 
 SHAPE = (20, 24, 28)

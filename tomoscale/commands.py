@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
@@ -254,8 +254,8 @@ def report(
     PlanError
         If the target exists, or the folder for figures holds something.
     """
-    from tomoscale.report import write_report
-    from tomoscale.study_report import write_study_report
+    from tomoscale.report.sample import write_report
+    from tomoscale.report.study import write_study_report
 
     folder, target, figures = Path(results), Path(target), None if figures is None else Path(figures)
     is_study = (folder / "study.json").exists()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.formats import open_volume
 from tomoscale.geometry import Spacing
-from tomoscale.page import length, percent
-from tomoscale.preview import levels_of
-from tomoscale.probe import Probe, read_probe
+from tomoscale.notebook.preview import levels_of
+from tomoscale.notebook.probe import Probe, read_probe
 from tomoscale.refusals import shape_text, size
+from tomoscale.report.page import length, percent
 from tomoscale.volume import Volume, ZarrArray
 from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.watch import run_state

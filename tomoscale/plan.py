@@ -299,7 +299,7 @@ class Plan:
 
     def _repr_html_(self) -> str:
         # Loaded only where it is shown: a worker that runs blocks draws nothing, and drawings know plans.
-        from tomoscale.sketch import plan_html
+        from tomoscale.notebook.sketch import plan_html
 
         return plan_html(self)
 

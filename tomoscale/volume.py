@@ -211,7 +211,7 @@ class Volume:
 
     def _repr_html_(self) -> str:
         # Loaded only where it is shown: pictures need Pillow, and previews open volumes themselves.
-        from tomoscale.preview import preview_html
+        from tomoscale.notebook.preview import preview_html
 
         return preview_html(self)
 

@@ -57,7 +57,7 @@ class RunState:
 
     def _repr_html_(self) -> str:
         # Loaded only where it is shown: drawings need Pillow, and a worker that counts blocks does not.
-        from tomoscale.sketch import bar_html
+        from tomoscale.notebook.sketch import bar_html
 
         colour = "#009e73" if self.done == self.total else "#0072b2" if self.running else "#d55e00"
         return bar_html(self.step, self.done / max(self.total, 1), self.text, colour)

@@ -93,7 +93,7 @@ class Work:
 
     def _repr_html_(self) -> str:
         # Loaded only where it is shown.
-        from tomoscale.sketch import runs_html
+        from tomoscale.notebook.sketch import runs_html
 
         return runs_html(self.runs)
 

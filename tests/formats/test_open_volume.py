@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 
 import h5py
@@ -134,3 +135,9 @@ def test_one_object_in_every_format_is_the_same(real_data):
         found = volume.read()
         np.testing.assert_array_equal(found > found.min(), wanted > 0, err_msg=name)
         assert volume.voxel_size_um is None or volume.voxel_size_um == pytest.approx((60.7,) * 3, rel=1e-3)
+
+
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        open_volume(tmp_path / "pipe.tif")

@@ -74,10 +74,7 @@ def open_volume(
         If `dataset` or `raw` is given for what has no use for it.
     """
     place, dataset = _split(os.fspath(path), dataset)
-    if not place.exists():
-        raise InputError(f"{place} does not exist; check the path (on a cluster, that this machine sees it)")
-    if not (place.is_file() or place.is_dir()):
-        raise InputError(f"{place} is neither a file nor a folder: give the path of a volume")
+    _check_there(place)
     if raw is not None:
         _refuse_dataset(place, dataset, "a file of raw voxels")
         return open_raw(place, raw, voxel_size_um=voxel_size_um)
@@ -108,6 +105,13 @@ def _split(text: str, dataset: str | None) -> tuple[Path, str | None]:
     if dataset not in (None, inside):
         raise ValueError(f"{text}: dataset {dataset!r} contradicts the path, which names {inside!r}; give one of them")
     return Path(file), inside
+
+
+def _check_there(place: Path) -> None:
+    if not place.exists():
+        raise InputError(f"{place} does not exist; check the path (on a cluster, that this machine sees it)")
+    if not (place.is_file() or place.is_dir()):  # a pipe would be waited for without end
+        raise InputError(f"{place} is neither a file nor a folder: give the path of a volume")
 
 
 def _opener(start: bytes, path: Path) -> Callable[..., Volume] | None:

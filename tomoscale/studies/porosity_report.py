@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale import page
-from tomoscale.figures import BLUE, Chart, drawing, figure, plain
 from tomoscale.geometry import Spacing, three
 from tomoscale.ledger import replace_text
-from tomoscale.page import text
-from tomoscale.pictures import Picture, panels
-from tomoscale.planes import png
-from tomoscale.rendering import render, view_onto
+from tomoscale.report import page
+from tomoscale.report.figures import BLUE, Chart, drawing, figure, plain
+from tomoscale.report.page import text
+from tomoscale.report.pictures import Picture, panels
+from tomoscale.report.planes import png
+from tomoscale.report.rendering import render, view_onto
 from tomoscale.volume import Volume
 
 PICTURES = 6

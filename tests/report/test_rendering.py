@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
-from tomoscale import rendering
-from tomoscale.rendering import View, render, view_onto
+from tomoscale.report import rendering
+from tomoscale.report.rendering import View, render, view_onto
 
 COLOURS = np.array([[0, 0, 0], [220, 30, 30], [30, 220, 30], [30, 30, 220]], np.uint8)
 WHITE = 255

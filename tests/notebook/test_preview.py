@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.blocks import seeds
-from tomoscale import thinned
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.geometry import Region, Shape, region_shape
 from tomoscale.kernels.filters import cast
 from tomoscale.kernels.morphology import opening
-from tomoscale.look import PIXELS, Look, histogram, scale_bar
+from tomoscale.notebook import thinned
+from tomoscale.notebook.look import PIXELS, Look, histogram, scale_bar
+from tomoscale.notebook.preview import levels_of, preview_html
+from tomoscale.notebook.sketch import CORE, MARGIN, OUTSIDE, bar_html, block_picture, memory_bar, runs_html
+from tomoscale.notebook.thinned import plane_bytes, positions, read_thinned
 from tomoscale.plan import plan_map, plan_measure
-from tomoscale.planes import COLOURS, UNLISTED
-from tomoscale.preview import levels_of, preview_html
+from tomoscale.report.planes import COLOURS, UNLISTED
 from tomoscale.resources import Resources
-from tomoscale.sketch import CORE, MARGIN, OUTSIDE, bar_html, block_picture, memory_bar, runs_html
-from tomoscale.thinned import plane_bytes, positions, read_thinned
 from tomoscale.volume import LabelClass, MemoryArray, Volume, create_volume, open_zarr
 
 WHITE = (255, 255, 255)
@@ -257,7 +257,7 @@ def test_a_chunk_that_is_too_large_is_not_decoded():
 
 def test_slow_storage_is_left_after_a_while(monkeypatch):
     monkeypatch.setattr(thinned, "SECONDS", 0.2)
-    monkeypatch.setattr("tomoscale.preview.SECONDS", 0.2)
+    monkeypatch.setattr("tomoscale.notebook.preview.SECONDS", 0.2)
     storage = Counting((5000, 5000, 5000), (64, 64, 64), seconds=0.1)
     started = time.perf_counter()
     html = preview_html(Volume(storage, 1.0))
@@ -345,7 +345,7 @@ def test_the_finest_level_that_fits_the_budget_is_shown(tmp_path, monkeypatch):
     assert levels_of(levels_of(volume)[0]) == []
     fine = pictures(preview_html(volume))[0][:PIXELS]
     assert fine[0, -1, 0] > fine[0, 0, 0]
-    monkeypatch.setattr("tomoscale.preview.BUDGET_BYTES", 64**2 * 32 - 1)
+    monkeypatch.setattr("tomoscale.notebook.preview.BUDGET_BYTES", 64**2 * 32 - 1)
     html = preview_html(volume)
     shown = pictures(html)[0][:PIXELS]
     assert shown[-1, 0, 0] > shown[0, 0, 0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale.figures import BLUE, SERIES, Chart, drawing, figure, legend_above, plain
+from tomoscale.report.figures import BLUE, SERIES, Chart, drawing, figure, legend_above, plain
 
 PARTS = (("read", "#56b4e9", ""), ("compute", "#0072b2", "//"), ("write", "#e69f00", ".."))
 SEQUENTIAL = "cividis"  # rises evenly in lightness, for every common colour vision and in grey print

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tomoscale import page
-from tomoscale.figures import WIDTH_INCHES, Chart, drawing, figure, plain
-from tomoscale.page import text
+from tomoscale.report import page
+from tomoscale.report.figures import WIDTH_INCHES, Chart, drawing, figure, plain
+from tomoscale.report.page import text
 
 Legend = Sequence[tuple[str, str]]
 """Name and colour (``#rrggbb``) of each class shown."""

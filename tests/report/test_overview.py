@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
-from tomoscale import overview as module
 from tomoscale.errors import InputError
-from tomoscale.overview import overview
-from tomoscale.planes import Palette
+from tomoscale.report import overview as module
+from tomoscale.report.overview import overview
+from tomoscale.report.planes import Palette
 from tomoscale.volume import MemoryArray, Volume, open_zarr
 
 CLASSES = [{"id": 0}, {"id": 1}, {"id": 5}]

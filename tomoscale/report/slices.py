@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tomoscale import page
 from tomoscale.geometry import AXES
-from tomoscale.pictures import Legend, Picture, legend_list, panels, pictures_chart
-from tomoscale.planes import (
+from tomoscale.report import page
+from tomoscale.report.pictures import Legend, Picture, legend_list, panels, pictures_chart
+from tomoscale.report.planes import (
     Palette,
     Plane,
     Scan,
@@ -23,7 +23,7 @@ from tomoscale.planes import (
     middle_planes,
     strip_indices,
 )
-from tomoscale.plates import Plate
+from tomoscale.report.plates import Plate
 
 PLANE_PIXELS = 1000
 COMPACT_PIXELS = 500

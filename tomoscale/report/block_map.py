@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale import page
 from tomoscale.block_summary import FIELDS_PER_AXIS
-from tomoscale.charts import SEQUENTIAL
 from tomoscale.errors import InputError
-from tomoscale.figures import ORANGE, WIDTH_INCHES, Chart, drawing, figure, plain
-from tomoscale.page import text
-from tomoscale.plates import Plate, chart_plate
+from tomoscale.report import page
+from tomoscale.report.charts import SEQUENTIAL
+from tomoscale.report.figures import ORANGE, WIDTH_INCHES, Chart, drawing, figure, plain
+from tomoscale.report.page import text
+from tomoscale.report.plates import Plate, chart_plate
 
 DRAWN_RUNS = 12
 FEWEST_COLUMNS = 15

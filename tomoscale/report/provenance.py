@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tomoscale import page
-from tomoscale.block_map import block_plates
-from tomoscale.charts import seconds_chart
-from tomoscale.page import text
-from tomoscale.plates import Plate, chart_plate
+from tomoscale.report import page
+from tomoscale.report.block_map import block_plates
+from tomoscale.report.charts import seconds_chart
+from tomoscale.report.page import text
+from tomoscale.report.plates import Plate, chart_plate
 
 DRAWN_RUNS = 30
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Spacing
-from tomoscale.look import PIXELS, Look, histogram, img, picture
+from tomoscale.notebook.look import PIXELS, Look, histogram, img, picture
+from tomoscale.notebook.thinned import BUDGET_BYTES, SECONDS, Thinned, plane_bytes, read_thinned
 from tomoscale.ome import level_paths, multiscales
-from tomoscale.page import length, text
 from tomoscale.refusals import shape_text, size
-from tomoscale.thinned import BUDGET_BYTES, SECONDS, Thinned, plane_bytes, read_thinned
+from tomoscale.report.page import length, text
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.zarr_metadata import read_node
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tomoscale import page
-from tomoscale.figures import Chart
+from tomoscale.report import page
+from tomoscale.report.figures import Chart
 
 CAPTIONS = "captions.txt"
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tomoscale import interface
 from tomoscale.errors import InputError
-from tomoscale.figures import Chart
-from tomoscale.interface import interface_plates
+from tomoscale.report import interface
+from tomoscale.report.figures import Chart
+from tomoscale.report.interface import interface_plates
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale import page
-from tomoscale.charts import SEQUENTIAL, line_chart
 from tomoscale.errors import InputError
-from tomoscale.figures import Chart, drawing, figure, plain
-from tomoscale.plates import Plate, chart_plate
+from tomoscale.report import page
+from tomoscale.report.charts import SEQUENTIAL, line_chart
+from tomoscale.report.figures import Chart, drawing, figure, plain
+from tomoscale.report.plates import Plate, chart_plate
 
 OWNERS = ("labels", "truth")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale.figures import Chart, drawing, figure, plain
+from tomoscale.report.figures import Chart, drawing, figure, plain
 
 COLUMNS = 3
 

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.blocks import seeds
-from tomoscale import agreement, charts, page, planes, scene
 from tomoscale.errors import InputError
-from tomoscale.figures import Chart
-from tomoscale.pictures import scale_bar
-from tomoscale.planes import Palette, Scan, cut, grey_window, label_picture, read_plane, to_levels
-from tomoscale.report import report_html, write_report
-from tomoscale.slices import PLANE_PIXELS, STRIP_PIXELS, STRIP_PLANES
+from tomoscale.report import agreement, charts, page, planes, scene
+from tomoscale.report.figures import Chart
+from tomoscale.report.pictures import scale_bar
+from tomoscale.report.planes import Palette, Scan, cut, grey_window, label_picture, read_plane, to_levels
+from tomoscale.report.sample import report_html, write_report
+from tomoscale.report.slices import PLANE_PIXELS, STRIP_PIXELS, STRIP_PLANES
 from tomoscale.volume import MemoryArray, Volume
 
 CLASSES = [
@@ -197,9 +197,7 @@ def test_charts_leave_the_users_settings_alone():
 
 
 def test_importing_the_report_opens_no_window_and_no_network_library():
-    code = (
-        "import sys, tomoscale.report; print([m for m in ('matplotlib.pyplot', 'torch', 'cupy') if m in sys.modules])"
-    )
+    code = "import sys, tomoscale.report.sample; print([m for m in ('matplotlib.pyplot', 'torch', 'cupy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"
 
 

@@ -12,18 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscale import page
-from tomoscale.agreement import agreement_plates
-from tomoscale.charts import histogram_chart
 from tomoscale.errors import InputError
-from tomoscale.figures import BLUE
-from tomoscale.interface import interface_plates
-from tomoscale.page import text
-from tomoscale.planes import Palette, Scan
-from tomoscale.plates import Parts, Plate, chart_plate, joined, under, write_plates, write_whole
-from tomoscale.provenance import inputs_of, provenance_parts, run_plates, summary_of
-from tomoscale.scene import scene_plates
-from tomoscale.slices import slice_plates
+from tomoscale.report import page
+from tomoscale.report.agreement import agreement_plates
+from tomoscale.report.charts import histogram_chart
+from tomoscale.report.figures import BLUE
+from tomoscale.report.interface import interface_plates
+from tomoscale.report.page import text
+from tomoscale.report.planes import Palette, Scan
+from tomoscale.report.plates import Parts, Plate, chart_plate, joined, under, write_plates, write_whole
+from tomoscale.report.provenance import inputs_of, provenance_parts, run_plates, summary_of
+from tomoscale.report.scene import scene_plates
+from tomoscale.report.slices import slice_plates
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume

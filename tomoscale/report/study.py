@@ -8,20 +8,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscale import page
-from tomoscale.agreement import agreement_plates, class_of, is_iou
 from tomoscale.errors import InputError
-from tomoscale.figures import BLUE
 from tomoscale.formats import open_volume
-from tomoscale.interface import interface_plates
-from tomoscale.page import text
-from tomoscale.planes import Palette, Scan
-from tomoscale.plates import Parts, Plate, chart_plate, file_stem, joined, prefixed, under, write_plates, write_whole
-from tomoscale.provenance import inputs_of, provenance_parts, run_table, summary_of
-from tomoscale.report import caveats_box, checks_list, histogram_plates, name_of
-from tomoscale.scene import scene_plates
-from tomoscale.slices import slice_plates
-from tomoscale.study_charts import COLUMNS, SampleBars, sample_bars_chart
+from tomoscale.report import page
+from tomoscale.report.agreement import agreement_plates, class_of, is_iou
+from tomoscale.report.figures import BLUE
+from tomoscale.report.interface import interface_plates
+from tomoscale.report.page import text
+from tomoscale.report.planes import Palette, Scan
+from tomoscale.report.plates import (
+    Parts,
+    Plate,
+    chart_plate,
+    file_stem,
+    joined,
+    prefixed,
+    under,
+    write_plates,
+    write_whole,
+)
+from tomoscale.report.provenance import inputs_of, provenance_parts, run_table, summary_of
+from tomoscale.report.sample import caveats_box, checks_list, histogram_plates, name_of
+from tomoscale.report.scene import scene_plates
+from tomoscale.report.slices import slice_plates
+from tomoscale.report.study_charts import COLUMNS, SampleBars, sample_bars_chart
 
 TITLE = "Measurements of several samples"
 SCHEMA = "tomoscale-study/1"

@@ -22,7 +22,7 @@ from tomoscale.volume import ZarrArray, open_zarr
 from tomoscale.zarr_metadata import read_node
 
 if TYPE_CHECKING:
-    from tomoscale.planes import Palette
+    from tomoscale.report.planes import Palette
     from tomoscale.volume import Volume
 
 SIDE = 192

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tomoscale.page import length, text
-from tomoscale.planes import COLOURS, MAX_CLASSES, Palette
-from tomoscale.thinned import Thinned, positions
+from tomoscale.notebook.thinned import Thinned, positions
+from tomoscale.report.page import length, text
+from tomoscale.report.planes import COLOURS, MAX_CLASSES, Palette
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume

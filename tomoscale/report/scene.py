@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale import page
 from tomoscale.geometry import AXES
-from tomoscale.overview import SIDE, Overview, overview
-from tomoscale.page import text
-from tomoscale.pictures import Picture, legend_list, panels, pictures_chart
-from tomoscale.planes import Palette, Scan, found_classes, middle_planes, png
-from tomoscale.plates import Plate
-from tomoscale.rendering import PIXELS, render, view_onto
+from tomoscale.report import page
+from tomoscale.report.overview import SIDE, Overview, overview
+from tomoscale.report.page import text
+from tomoscale.report.pictures import Picture, legend_list, panels, pictures_chart
+from tomoscale.report.planes import Palette, Scan, found_classes, middle_planes, png
+from tomoscale.report.plates import Plate
+from tomoscale.report.rendering import PIXELS, render, view_onto
 from tomoscale.volume import Volume
 
 COMPACT_SIDE, COMPACT_PIXELS = 128, 600

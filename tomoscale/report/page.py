@@ -13,7 +13,7 @@ from base64 import b64encode
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from tomoscale.stylesheet import CSS
+from tomoscale.report.stylesheet import CSS
 
 SMALL_ERROR = 0.01
 

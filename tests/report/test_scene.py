@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tomoscale import overview, scene
-from tomoscale.planes import Palette
-from tomoscale.scene import choose_cut, scene_plates
+from tomoscale.report import overview, scene
+from tomoscale.report.planes import Palette
+from tomoscale.report.scene import choose_cut, scene_plates
 from tomoscale.volume import MemoryArray, Volume
 
 CLASSES = [

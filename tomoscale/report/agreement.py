@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from tomoscale import page
-from tomoscale.charts import bar_chart, confusion_chart
 from tomoscale.errors import InputError
-from tomoscale.figures import BLUE
-from tomoscale.page import text
-from tomoscale.planes import Palette
-from tomoscale.plates import Plate, chart_plate
+from tomoscale.report import page
+from tomoscale.report.charts import bar_chart, confusion_chart
+from tomoscale.report.figures import BLUE
+from tomoscale.report.page import text
+from tomoscale.report.planes import Palette
+from tomoscale.report.plates import Plate, chart_plate
 
 Bar = tuple[str, float, str]
 

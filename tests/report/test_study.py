@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_report import HOSTILE, Page
-from tomoscale import scene, study_report
+from tests.report.test_sample import HOSTILE, Page
 from tomoscale.commands import report
 from tomoscale.errors import InputError, PlanError
-from tomoscale.figures import Chart
-from tomoscale.study_report import read_results, write_study_report
+from tomoscale.report import scene
+from tomoscale.report import study as study_module
+from tomoscale.report.figures import Chart
+from tomoscale.report.study import read_results, write_study_report
 from tomoscale.volume import create_volume
 
 NAMES = ["T04", "T 07"]
@@ -139,7 +140,7 @@ def test_a_study_reported_again_has_the_same_bytes_and_its_own_figures(study, tm
 
 
 def test_many_samples_and_quantities_are_split_over_tables_and_charts(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_report, "_sample_parts", lambda *_: [])
+    monkeypatch.setattr(study_module, "_sample_parts", lambda *_: [])
     content = json.loads((study / "study.json").read_text())
     names = [f"S{n}" for n in range(7)]
     content["samples"] = [{"name": n, "results": "T04/results/results.json"} for n in names]

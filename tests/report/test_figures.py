@@ -16,12 +16,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tomoscale.charts import SEQUENTIAL, bar_chart, confusion_chart, histogram_chart, line_chart, seconds_chart
-from tomoscale.figures import SERIES, WIDTH_INCHES, Chart, plain
-from tomoscale.pictures import Picture, pictures_chart
-from tomoscale.planes import png
-from tomoscale.plates import CAPTIONS, Plate, chart_plate, file_stem, joined, prefixed, under, write_plates, write_whole
-from tomoscale.study_charts import SampleBars, sample_bars_chart
+from tomoscale.report.charts import SEQUENTIAL, bar_chart, confusion_chart, histogram_chart, line_chart, seconds_chart
+from tomoscale.report.figures import SERIES, WIDTH_INCHES, Chart, plain
+from tomoscale.report.pictures import Picture, pictures_chart
+from tomoscale.report.planes import png
+from tomoscale.report.plates import (
+    CAPTIONS,
+    Plate,
+    chart_plate,
+    file_stem,
+    joined,
+    prefixed,
+    under,
+    write_plates,
+    write_whole,
+)
+from tomoscale.report.study_charts import SampleBars, sample_bars_chart
 
 
 def picture(rng: np.random.Generator) -> Picture:

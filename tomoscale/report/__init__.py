@@ -1,0 +1,1 @@
+"""Pages of results: one HTML file that opens offline, and its figures for a paper."""
