@@ -218,7 +218,8 @@ def flat_one(step: str, where: str, largest_bytes: int, growth: int) -> dict[str
     folder = Path(tempfile.mkdtemp())
     base = max(32, round((largest_bytes / growth) ** (1 / 3) / 32) * 32)
     scales = [2**k for k in range(1 + round(math.log2(growth) / 3))]
-    block = (base // 2,) * 3
+    # 64 blocks of the smallest volume: with fewer, its peak is that of too few blocks at once.
+    block = (base // 4,) * 3
     peaks = []
     try:
         for scale, client in _growing(where, scales):

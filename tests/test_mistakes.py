@@ -60,7 +60,7 @@ COMMAND_LINE = (
         "an option without its value", "convert {slices} {out} --voxel-size", 2, "--voxel-size", "a value must follow"
     ),
     mistake("a study of no kind", "study", 2, "COMMAND", "required"),
-    mistake("a study of unknown kind", "study porosity {empty}", 2, "'porosity'", "implant", "study --help"),
+    mistake("a study of unknown kind", "study histology {empty}", 2, "'histology'", "implant", "study --help"),
     mistake("an empty path", "convert '' {out}", 2, "''", "is not a path"),
     mistake("an unknown shell", "completion tcsh", 2, "'tcsh'", "bash, zsh, fish"),
     mistake("a schema of nothing", "schema convrt", 2, "'convrt'", "did you mean convert?"),

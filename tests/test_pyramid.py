@@ -237,7 +237,7 @@ def test_levels_that_are_being_made_anew_are_not_listed(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Work, "_run", fail)
+    monkeypatch.setattr(Work, "run", fail)
     with pytest.raises(KeyboardInterrupt):
         pyramid(tmp_path / "scan.zarr", work=work(overwrite=True))
     assert paths(tmp_path / "scan.zarr") == ["0"]

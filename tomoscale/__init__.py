@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from tomoscale.commands import segment as segment
     from tomoscale.engine import run as run
     from tomoscale.formats import open_volume as open_volume
+    from tomoscale.formats.export import export_volume as export_volume
+    from tomoscale.formats.raw import RawLayout as RawLayout
+    from tomoscale.objects.components import components as components
+    from tomoscale.objects.distance import distance as distance
+    from tomoscale.objects.thickness import thickness as thickness
     from tomoscale.plan import plan_map as plan_map
     from tomoscale.plan import plan_measure as plan_measure
     from tomoscale.resources import Resources as Resources
@@ -27,12 +32,16 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for: `tomoscale --help` and `import tomoscale` pay for nothing they do not use.
 _HOMES = {
+    "RawLayout": "formats.raw",
     "Resources": "resources",
     "Volume": "volume",
     "Work": "work",
     "clean": "commands",
+    "components": "objects.components",
     "convert": "commands",
     "create_volume": "volume",
+    "distance": "objects.distance",
+    "export_volume": "formats.export",
     "normalise": "commands",
     "open_volume": "formats",
     "plan_map": "plan",
@@ -40,6 +49,7 @@ _HOMES = {
     "run": "engine",
     "segment": "commands",
     "status": "audit",
+    "thickness": "objects.thickness",
     "verify": "audit",
     "working": "work",
 }

@@ -28,7 +28,9 @@ def status(path: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Step, blocks done and in all, blocks set aside, who runs now, and the time left as last written.
+        ``step``, ``blocks_done`` of ``blocks``, ``state`` ("finished", "running" or "stopped"), ``owner`` and
+        ``remaining_s`` (null unless it runs), ``set_aside`` (first error by block number), ``retries``, and seconds of
+        all blocks: ``read_s``, ``compute_s``, ``write_s``.
 
     Raises
     ------
@@ -41,22 +43,42 @@ def status(path: str | Path) -> dict[str, Any]:
     last = last_line(folder)
     left = last.get("remaining_s")
     owner = lease_owner(folder)
-    failures = ledger.failures()
     return {
         "step": ", ".join(plan["step"]),
-        "blocks": f"{done} of {total} done",
-        "state": "finished" if done == total else f"running: {owner}" if owner else "stopped; the same command goes on",
-        **({"time left": duration(left)} if left and owner else {}),
-        **(
-            {"set aside": "; ".join(f"block {n}: {text}" for n, text in list(failures.items())[:5])} if failures else {}
-        ),
+        "blocks_done": done,
+        "blocks": total,
+        "state": "finished" if done == total else "running" if owner else "stopped",
+        "owner": owner,
+        "remaining_s": left if owner and done < total else None,
+        "set_aside": {str(n): text for n, text in ledger.failures().items()},
         "retries": ledger.retries,
         **dict(zip(("read_s", "compute_s", "write_s"), (round(float(s), 2) for s in ledger.seconds), strict=True)),
     }
 
 
+def in_words(found: dict[str, Any]) -> dict[str, str]:
+    """Show what `status` found to people."""
+    states = {"running": f"running: {found['owner']}", "stopped": "stopped; the same command goes on"}
+    aside = [f"block {n}: {text}" for n, text in list(found["set_aside"].items())[:5]]
+    return {
+        "step": found["step"],
+        "blocks": f"{found['blocks_done']} of {found['blocks']} done",
+        "state": states.get(found["state"], found["state"]),
+        **({"time left": duration(found["remaining_s"])} if found["remaining_s"] else {}),
+        **({"set aside": "; ".join(aside)} if aside else {}),
+        "retries": str(found["retries"]),
+        **{f"{part} seconds": f"{found[f'{part}_s']:.2f}" for part in ("read", "compute", "write")},
+    }
+
+
 def verify(path: str | Path) -> dict[str, Any]:
     """Read every finished block of a volume again and compare it with its recorded checksum.
+
+    Returns
+    -------
+    dict
+        ``path``, ``blocks_compared`` of ``blocks``, all of them equal to what was written, and whether the run is
+        ``finished``. Of the record of a measure each block's counts are compared with their checksum.
 
     Raises
     ------
@@ -69,8 +91,8 @@ def verify(path: str | Path) -> dict[str, Any]:
     folder = find_ledger(path)
     ledger, plan = Ledger.load(folder), read_plan(folder)
     if plan["target"] is None:
-        done = f"{int(ledger.done.sum())} of {ledger.done.size} recorded, all with a checksum that agrees"
-        return {"record": str(folder), "blocks": done}
+        done, total = int(ledger.done.sum()), int(ledger.done.size)
+        return {"path": str(path), "blocks_compared": done, "blocks": total, "finished": done == total}
     volume = open_zarr(path, unfinished=True)
     grid = Grid(three(plan["grid"]["shape"]), three(plan["grid"]["block_shape"]))
     if volume.shape != grid.shape:
@@ -91,8 +113,9 @@ def verify(path: str | Path) -> dict[str, Any]:
             f"the record of {path} was changed after the run: remove the volume and run its command again"
         )
     return {
-        "volume": str(path),
-        "blocks": f"{len(numbers)} of {len(grid)} compared, all equal what was written",
+        "path": str(path),
+        "blocks_compared": len(numbers),
+        "blocks": len(grid),
         "finished": volume.finished,
     }
 

@@ -64,7 +64,7 @@ def test_charts_drawn_again_have_the_same_bytes():
 
 
 def test_charts_have_the_same_bytes_in_another_process():
-    code = "from tests.test_figures import digests; print(*digests())"
+    code = "from tests.report.test_figures import digests; print(*digests())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
     assert other.split() == digests()
 

@@ -38,10 +38,22 @@ def _status(path: Path) -> Any:
     return audit.status(path)
 
 
+def _status_in_words(found: dict[str, Any]) -> dict[str, str]:
+    from tomoscale import audit
+
+    return audit.in_words(found)
+
+
 def _verify(path: Path) -> Any:
     from tomoscale import audit
 
     return audit.verify(path)
+
+
+def _verified(found: dict[str, Any]) -> dict[str, str]:
+    return {
+        found["path"]: f"{found['blocks_compared']} of {found['blocks']} blocks compared, all equal what was written"
+    }
 
 
 COMMANDS = (
@@ -87,6 +99,7 @@ COMMANDS = (
         "tomoscale status labels.zarr",
         _status,
         (option("path", type=values.input_path, help="a volume, or a results folder"),),
+        show=_status_in_words,
     ),
     Command(
         "verify",
@@ -95,5 +108,6 @@ COMMANDS = (
         _verify,
         (option("path", type=values.input_path, help="a volume, or a results folder"),),
         step=True,
+        show=_verified,
     ),
 )
