@@ -87,15 +87,15 @@ def test_the_paper_form_has_per_cent_units_and_errors_behind_the_values():
     assert "mIoU, three classes without background (%)" not in columns
     assert columns["BIC by faces (%)"][:2] == ("25.00 (-50 %)", "50.08 (–)")
     assert columns["BIC by faces (%), ground truth"][:2] == ("50.00", "50.00")
-    assert columns["DR by Crofton surface (mm/a)"] == ("0.214 (-28 %)", "0.357 (+19 %)", "0.286", "0.101", None)
+    assert columns["DR by Crofton surface (mm/a)"] == ("0.214 (-29 %)", "0.357 (+19 %)", "0.286", "0.101", None)
     assert csv_text(rows).splitlines()[0].startswith("sample,IoU background (%)")
 
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(0.7181, "(+71 %)"), (-0.0298, "(-2 %)"), (0.00999, "(–)"), (-0.01, "(-1 %)"), (0.29, "(+29 %)"), (None, "")],
+    [(0.7181, "(+72 %)"), (-0.0298, "(-3 %)"), (0.00999, "(–)"), (-0.01, "(-1 %)"), (0.29, "(+29 %)"), (None, "")],
 )
-def test_errors_are_printed_cut_towards_zero(error, text):
+def test_errors_are_printed_rounded_to_whole_per_cent(error, text):
     assert printed_error(error) == text
 
 

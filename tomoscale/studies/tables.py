@@ -253,16 +253,15 @@ def _number(value: float | None) -> str:
 
 
 def printed_error(error: float | None) -> str:
-    """Relative error as the papers print it: signed, in whole per cent cut towards zero, "(–)" below 1 %.
+    """Relative error as the papers print it: signed, in whole per cent, "(–)" below 1 %.
 
-    Lopes Marinho et al. 2024 cut, Baltruschat et al. 2021 round.
+    Rounded, as in Baltruschat et al. 2021; Lopes Marinho et al. 2024 cut towards zero, which makes errors look smaller.
 
     Examples
     --------
     >>> printed_error(0.7181), printed_error(-0.0298), printed_error(0.0099)
-    ('(+71 %)', '(-2 %)', '(–)')
+    ('(+72 %)', '(-3 %)', '(–)')
     """
     if error is None or not math.isfinite(error):
         return ""
-    # 0.29 times 100 is a bit less than 29, which would be cut to 28.
-    return "(–)" if abs(error) < 0.01 else f"({math.trunc(round(error * 100, 9)):+d} %)"
+    return "(–)" if abs(error) < 0.01 else f"({error * 100:+.0f} %)"
