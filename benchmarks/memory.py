@@ -29,14 +29,19 @@ from tomoscale.cluster import local, resources_of
 from tomoscale.engine import run
 from tomoscale.geometry import Region, Shape, three
 from tomoscale.kernels.classes import map_labels, threshold
+from tomoscale.kernels.coarsen import mean_cells, mode_cells
 from tomoscale.kernels.distance import clipped_distance, within_distance
 from tomoscale.kernels.filters import cast, clip_and_scale, gaussian, median
+from tomoscale.kernels.line_distance import distance_by_axis
 from tomoscale.kernels.majority import majority
 from tomoscale.kernels.morphology import closing, opening
 from tomoscale.kernels.resample import bin_mean, resample
+from tomoscale.kernels.shells import shells
+from tomoscale.measures.class_histogram import class_histogram
 from tomoscale.measures.fixed_point import FixedPoint
 from tomoscale.measures.intensity import Population, histogram, label_moments
 from tomoscale.measures.pairs import label_counts
+from tomoscale.measures.surface_map import Roles, surface_map
 from tomoscale.measures.topology import configurations
 from tomoscale.plan import Plan, plan_map, plan_measure
 from tomoscale.resources import Resources
@@ -61,11 +66,17 @@ STEPS: dict[str, tuple[Callable[[str], Kernel | Measure], tuple[str, ...]]] = {
     "closing": (lambda d: closing(15.0, VOXEL_UM), ("labels",)),
     "within_distance": (lambda d: within_distance(40.0, VOXEL_UM, (1,)), ("labels",)),
     "clipped_distance": (lambda d: clipped_distance(40.0, VOXEL_UM, (2,)), ("labels",)),
+    "shells": (lambda d: shells((20.0, 40.0), VOXEL_UM, (1,)), ("labels",)),
+    "distance along z": (lambda d: distance_by_axis((448, 448, 448), VOXEL_UM, (1,))[0], ("labels",)),
+    "mean_cells": (lambda d: mean_cells((2, 2, 2), d), ("uint16", "float32")),
+    "mode_cells": (lambda d: mode_cells((2, 2, 2), d), ("labels",)),
     "majority": (lambda d: majority(1, 4), ("labels",)),
     "map_labels": (lambda d: map_labels({0: 0, 1: 2, 2: 1, 3: 3}, np.uint8), ("labels",)),
     "label_counts": (lambda d: label_counts(4), ("labels",)),
     "label_counts with regions": (lambda d: label_counts(4, 4), ("labels",)),
     "configurations": (lambda d: configurations((1, 2)), ("labels",)),
+    "surface_map": (lambda d: surface_map(Roles((1, 2), 3), gaps_voxels=(0, 1, 2)), ("labels",)),
+    "class_histogram": (lambda d: class_histogram(d, 4), ("uint16",)),
     "histogram": (lambda d: histogram(Population(d)), ("uint8", "uint16", "float32")),
     "histogram by class": (lambda d: histogram(Population(d, n_classes=4)), ("uint8", "uint16", "float32")),
     "histogram of interiors": (lambda d: histogram(Population(d, 4, interior_voxels=3)), ("uint16",)),

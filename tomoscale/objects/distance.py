@@ -99,7 +99,9 @@ def parts_of(target: Path) -> Path:
 
 def made_of(kernel: Kernel, source: Volume, **asked: Any) -> Kernel:
     """Kernel whose record names the volume that the first of several passes reads, which the last one does not see."""
-    return replace(kernel, parameters={**kernel.parameters, "made of": source.identity(), **asked})
+    # A plan may be of a volume that an earlier step is to make.
+    identity = source.identity() if source.exists else {"volume": Path(source.name).name}
+    return replace(kernel, parameters={**kernel.parameters, "made of": identity, **asked})
 
 
 def finished_before(target: Path, kernel: Kernel, found: tuple[str, ...] = ()) -> bool:

@@ -105,8 +105,10 @@ def run_passes(operation: Operation, source: Volume, output: Output, work: Work)
     work = replace(work, block_shape=_block_shape(operation, source, output, work))
     measure = pieces(operation.selection, output.folder / "pieces", voting=operation.voting)
     first = plan_measure(measure, source, record=output.folder, block_shape=work.block_shape, resources=work.resources)
-    wanted = {**first.describe(), "operation": {operation.name: dict(operation.parameters)}}
-    decided = None if work.overwrite else _decided(output, wanted)
+    # A plan may be of a volume that an earlier step is to make: nothing is known of its content yet.
+    known = {} if work.plan_only else first.describe()
+    wanted = {**known, "operation": {operation.name: dict(operation.parameters)}}
+    decided = None if work.overwrite or work.plan_only else _decided(output, wanted)
     if decided is None or not output.finished:
         work.measure((measure,), {"labels": source}, output.folder)
         if work.plan_only:
