@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 
@@ -76,16 +75,16 @@ def test_errors_of_baltruschat_are_rounded():
     assert sum(1 for _ in cells(METRICS_OF_SEGMENTATIONS, "HQ")) == 18
 
 
-def test_our_paper_form_prints_the_errors_of_lopes_marinho():
+def test_our_paper_form_prints_the_errors_of_baltruschat():
     """Where the digits leave one whole number open, that is what is printed."""
     certain = 0
-    for where, value, printed, truth in cells(METRICS_OF_MODELS, "ground truth"):
+    for where, value, printed, truth in cells(METRICS_OF_SEGMENTATIONS, "HQ"):
         low, high = errors_open(value, truth)
-        if math.trunc(low) == math.trunc(high) and where != ("BV/TV, %", "2", "U-Net"):
+        error = float(value) / float(truth) - 1
+        if round(low) == round(high) and abs(error) >= 0.01:
             certain += 1
-            error = float(value) / float(truth) - 1
-            assert printed_error(error) == f"({printed})", where
-    assert certain >= 12
+            assert printed_error(error).replace(" ", "") == f"({printed})".replace(" ", ""), where
+    assert certain >= 5
 
 
 def test_means_of_iou_are_those_of_the_classes_beside_them():
