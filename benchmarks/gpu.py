@@ -24,7 +24,6 @@ from record import blobs, publish, rounded
 
 from tomoscale.arrays import cuda_available, free_device_bytes, to_device, to_host
 from tomoscale.cluster import local, resources_of
-from tomoscale.commands import SHIPPED_MODEL
 from tomoscale.engine import run
 from tomoscale.geometry import Grid, whole
 from tomoscale.kernels.majority import majority
@@ -37,6 +36,7 @@ from tomoscale.measures.topology import configurations
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.plan import plan_map, plan_measure
 from tomoscale.resources import Resources
+from tomoscale.segmentation.segment import SHIPPED_MODEL
 from tomoscale.step import Counts, Kernel, Measure
 from tomoscale.volume import Volume, create_volume
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from record import Peak, publish, rounded
 
-from tomoscale.commands import SHIPPED_MODEL, normalise
+from tomoscale.commands import normalise
 from tomoscale.engine import run
 from tomoscale.geometry import Region, Shape
 from tomoscale.kernels.network import inference
@@ -31,6 +31,7 @@ from tomoscale.networks.runtime import window_threads
 from tomoscale.phantom import Phantom
 from tomoscale.plan import plan_map
 from tomoscale.resources import Resources
+from tomoscale.segmentation.segment import SHIPPED_MODEL
 from tomoscale.step import Kernel
 from tomoscale.volume import MemoryArray, Volume
 from tomoscale.work import Work

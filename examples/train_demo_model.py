@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from tomoscale.commands import CLASSES
-from tomoscale.networks.bundle import Card, ModelClass, save_bundle
+from tomoscale.networks.bundle import save_bundle
+from tomoscale.networks.card import Card, ModelClass, Normalisation
 from tomoscale.networks.unet import ScaledUNet
 from tomoscale.phantom import Phantom
 
@@ -128,7 +129,9 @@ def main() -> None:
         "curve": curve,
     }
     classes = tuple(ModelClass(c.value, c.name, c.rgba) for c in CLASSES)
-    card = Card("phantom screw in bone", classes, (5.0, 5.0, 5.0), PERCENTILES, training)
+    card = Card(
+        "phantom screw in bone", classes, (5.0, 5.0, 5.0), Normalisation("percentiles", PERCENTILES), training=training
+    )
     save_bundle(options.target, network.to(memory_format=torch.contiguous_format).eval(), card)
 
 

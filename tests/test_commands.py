@@ -12,13 +12,14 @@ import scipy.ndimage
 
 from tests.blocks import map_whole
 from tomoscale.cli import main
-from tomoscale.commands import clean, convert, normalise, report, segment
+from tomoscale.commands import clean, convert, normalise, report
 from tomoscale.demo import demo
 from tomoscale.engine import Driver
 from tomoscale.errors import InputError, Interrupted, PlanError
 from tomoscale.kernels.majority import majority
 from tomoscale.measures.cells import DIRECTIONS, direction_weights
 from tomoscale.memory_array import MemoryArray
+from tomoscale.segmentation.segment import segment
 from tomoscale.studies import implant
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work, working

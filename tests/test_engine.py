@@ -270,3 +270,14 @@ def test_a_run_whose_processes_are_all_killed_is_resumed_to_the_same_bytes(tmp_p
     result = run(plan_map(slowly(), source, tmp_path / "killed.zarr", block_shape=BLOCK, resources=SMALL))
     np.testing.assert_array_equal(result.read(), smooth(values))
     assert Ledger.load(ledger.parent).done.all()
+
+
+def test_a_kernel_with_two_inputs_gets_both_in_order(tmp_path):
+    random = np.random.default_rng(5)
+    first, second = (random.integers(0, 100, (9, 10, 11)).astype(np.int32) for _ in range(2))
+    kernel = Kernel("difference", np.subtract, Halo(), np.dtype(np.int32), 4.0, inputs=("first", "second"))
+    volumes = {"second": memory_volume(second), "first": memory_volume(first)}
+    target = run(plan_map(kernel, volumes, tmp_path / "difference.zarr", block_shape=(4, 4, 4)))
+    np.testing.assert_array_equal(target.read((slice(0, 9), slice(0, 10), slice(0, 11))), first - second)
+    with pytest.raises(InputError, match=r"reads the volumes \['first', 'second'\], given are \['first'\]"):
+        plan_map(kernel, {"first": memory_volume(first)}, tmp_path / "other.zarr")

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import tifffile
 
-from tomoscale.commands import SHIPPED_MODEL
+from tomoscale.segmentation.segment import SHIPPED_MODEL
 from tomoscale.volume import create_volume
 
 SHAPE = (20, 24, 28)
@@ -243,7 +243,7 @@ def _models(folder: Path, grey: np.ndarray, labels: np.ndarray) -> dict[str, Pat
     (made["model_cardless"] / "card.json").unlink()
     (made["model_swapped"] / "weights.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     (made["model_pickle"] / "weights.safetensors").write_bytes(b"\x80\x04\x95" + bytes(50))
-    (made["model_card"] / "card.json").write_text('{"format": "tomoscale model 1"}')
+    (made["model_card"] / "card.json").write_text('{"format": "tomoscale model 2"}')
     return made
 
 

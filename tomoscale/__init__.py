@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from tomoscale.commands import clean as clean
     from tomoscale.commands import convert as convert
     from tomoscale.commands import normalise as normalise
-    from tomoscale.commands import segment as segment
     from tomoscale.engine import run as run
     from tomoscale.formats import open_volume as open_volume
     from tomoscale.formats.export import export_volume as export_volume
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tomoscale.plan import plan_map as plan_map
     from tomoscale.plan import plan_measure as plan_measure
     from tomoscale.resources import Resources as Resources
+    from tomoscale.segmentation.segment import segment as segment
     from tomoscale.studies import implant as implant
     from tomoscale.volume import Volume as Volume
     from tomoscale.volume import create_volume as create_volume
@@ -47,7 +47,7 @@ _HOMES = {
     "plan_map": "plan",
     "plan_measure": "plan",
     "run": "engine",
-    "segment": "commands",
+    "segment": "segmentation.segment",
     "status": "audit",
     "thickness": "objects.thickness",
     "verify": "audit",

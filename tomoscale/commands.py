@@ -26,8 +26,6 @@ from tomoscale.work import Work
 
 Source = Volume | str | Path
 
-SHIPPED_MODEL = Path(__file__).parent / "models" / "demo"
-
 CLASSES = (
     LabelClass(0, "background", (0, 0, 0, 0)),
     LabelClass(1, "residual metal", (74, 144, 217, 255)),
@@ -134,49 +132,6 @@ def normalise(
         found = "no voxel counts" if low != low else f"its percentiles {low_percent} and {high_percent} are both {low}"
         raise InputError(f"{volume.name}: {found}, so there is no contrast to scale")
     return work.map(clip_and_scale(low, high), volume, target, kind="grey")
-
-
-def segment(
-    source: Source,
-    target: str | Path,
-    *,
-    model: str | Path | None = None,
-    backend: str = "torch",
-    precision: str = "float32",
-    work: Work | None = None,
-) -> Volume:
-    """Label every voxel of a normalised volume by a network.
-
-    Parameters
-    ----------
-    source : Volume or path
-        Floating point, scaled to 0..1 by `normalise`.
-    target : path
-    model : path or None
-        Folder of a bundle; None takes the small model that ships, trained on phantoms.
-    backend, precision : str
-        "torch" or "openvino"; "float32" or "bfloat16".
-    work : Work or None
-
-    Raises
-    ------
-    InputError
-        If the bundle is damaged, or the volume is not normalised.
-    """
-    # torch takes two seconds to import, which no other command should pay.
-    from tomoscale.kernels.network import inference
-    from tomoscale.networks.bundle import load_bundle
-
-    work = work or Work()
-    volume = opened(source)
-    if volume.dtype.kind != "f":
-        raise InputError(
-            f"{volume.name} holds {volume.dtype}, but a network needs values scaled to 0..1: run `tomoscale normalise` first"
-        )
-    bundle = load_bundle(model or SHIPPED_MODEL)
-    kernel = inference(bundle, volume.shape, backend=backend, precision=precision)
-    classes = tuple(LabelClass(c.id, c.name, c.rgba) for c in bundle.classes)
-    return work.map(kernel, volume, target, kind="labels", classes=classes)
 
 
 def clean(source: Source, target: str | Path, *, radius_voxels: int = 1, work: Work | None = None) -> Volume:

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tomoscale.commands import clean, convert, normalise, report, segment
+from tomoscale.commands import clean, convert, normalise, report
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Shape
 from tomoscale.ledger import replace_text
 from tomoscale.phantom import Phantom
 from tomoscale.progress import duration
+from tomoscale.segmentation.segment import segment
 from tomoscale.studies import implant
 from tomoscale.volume import Volume
 from tomoscale.work import Work

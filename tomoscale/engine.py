@@ -292,7 +292,9 @@ def run_block(plan: Plan, block: Block) -> tuple[tuple[Any, ...], Counts]:
         device_values = {name: to_device(v, plan.resources.device) for name, v in values.items()}
         del values
         if isinstance(plan.step, Kernel):
-            result = np.ascontiguousarray(to_host(plan.step.apply(device_values["source"], block)))
+            first, *more = (device_values[name] for name in plan.step.inputs)
+            result = np.ascontiguousarray(to_host(plan.step.apply(first, block, *more)))
+            del first, more
             counts: Counts = {}
         else:
             counts = count(plan.step, device_values, plan, block)

@@ -307,7 +307,7 @@ class Plan:
 
 def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may want to decide
     kernel: Kernel,
-    source: Volume,
+    source: Volume | Mapping[str, Volume],
     target: Volume | str | Path,
     *,
     kind: Kind = "grey",
@@ -321,7 +321,8 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
     Parameters
     ----------
     kernel : Kernel
-    source : Volume
+    source : Volume, or mapping of input name to Volume
+        For a kernel with several inputs; their shapes and voxel sizes must agree.
     target : Volume or path
         A path gets an OME-Zarr volume whose shards are the blocks; a volume made by `create_volume` keeps its own.
     kind : "grey", "labels" or "mask"
@@ -341,6 +342,8 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
         If memory, disk or shards do not allow it; the message names both numbers and the way out.
     """
     resources = _for_kernel(kernel, resources or this_machine())
+    sources = _sources(kernel, source)
+    source = next(iter(sources.values()))
     shape = kernel.shape_of_target(source.shape)
     if min(shape) < 1:
         raise InputError(
@@ -352,7 +355,7 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
     def draft(block: Shape) -> Plan:
         return Plan(
             kernel,
-            {"source": source},
+            sources,
             given or _memory_target(shape, kernel, kind),
             Grid(shape, block),
             None,
@@ -377,7 +380,7 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
         )
         unit = writing_unit(target)
     check_alignment(block, shape, unit)
-    plan = Plan(kernel, {"source": source}, target, Grid(shape, block), record, resources)
+    plan = Plan(kernel, sources, target, Grid(shape, block), record, resources)
     check_target(plan)
     check_memory(plan, draft, given_unit)
     return plan
@@ -450,6 +453,17 @@ def begun_block(record: Path | None) -> Shape | None:
     if record is None or not (record / "plan.json").exists():
         return None
     return three(read_plan(record)["grid"]["block_shape"])
+
+
+def _sources(kernel: Kernel, given: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
+    """Volumes that a kernel reads, in the order of its inputs."""
+    volumes = {kernel.inputs[0]: given} if isinstance(given, Volume) else given
+    if set(volumes) != set(kernel.inputs):
+        raise InputError(f"{kernel.name} reads the volumes {list(kernel.inputs)}, given are {sorted(volumes)}")
+    sources = {name: volumes[name] for name in kernel.inputs}
+    if len(sources) > 1:
+        check_agreement(sources)
+    return sources
 
 
 def _for_kernel(kernel: Kernel, resources: Resources) -> Resources:

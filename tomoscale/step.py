@@ -53,6 +53,8 @@ class Kernel:
         Memory held once per process (a model and its workspace).
     own_threads : bool
         The function uses all cores by itself, so one block is computed at a time in a process.
+    inputs : tuple of str
+        Names of the volumes it reads, of one shape; `function` gets their values in this order.
     """
 
     name: str
@@ -68,10 +70,11 @@ class Kernel:
     located: bool = False
     fixed_bytes: int = 0
     own_threads: bool = False
+    inputs: tuple[str, ...] = ("source",)
 
-    def apply(self, values: Array, block: Block) -> Array:
-        """Values of ``block.write`` from the values of ``block.read``."""
-        return self.function(values, block) if self.located else self.function(values)[block.core]
+    def apply(self, values: Array, block: Block, *more: Array) -> Array:
+        """Values of ``block.write`` from the values of ``block.read``; `more` are those of the other inputs."""
+        return self.function(values, *more, block) if self.located else self.function(values, *more)[block.core]
 
     def shape_of_target(self, source_shape: Shape) -> Shape:
         """Shape of the whole target."""
@@ -87,8 +90,11 @@ class Kernel:
         Raises
         ------
         ValueError
-            If this kernel returns its core only (`located`) and the second needs voxels around it.
+            If this kernel returns its core only (`located`) and the second needs voxels around it, or one of them reads
+            several volumes.
         """
+        if len(self.inputs) > 1 or len(second.inputs) > 1:
+            raise ValueError(f"{self.name} and {second.name} cannot be chained: one of them reads several volumes")
         if self.located and (second.halo != Halo() or second.located):
             raise ValueError(
                 f"{self.name} returns only the core of a block, so {second.name}, which reads around it, cannot follow "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,9 +53,9 @@ class Work:
     progress: bool | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)
 
-    def map(self, kernel: Kernel, source: Volume, target: str | Path, **what: Any) -> Volume:
+    def map(self, kernel: Kernel, source: Volume | Mapping[str, Volume], target: str | Path, **what: Any) -> Volume:
         """Plan a kernel into a new volume and run it; with `plan_only`, print the plan and return the description."""
-        refuse_own_source(Path(target), (source,))
+        refuse_own_source(Path(target), (source,) if isinstance(source, Volume) else tuple(source.values()))
         self.clear(Path(target))
         plan = plan_map(kernel, source, target, block_shape=self.block_shape, resources=self.available(), **what)
         assert plan.target is not None

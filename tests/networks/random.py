@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tomoscale.networks.bundle import Card, ModelClass
+from tomoscale.networks.card import Card, ModelClass, Normalisation
 from tomoscale.networks.unet import ScaledUNet
 
 
@@ -29,4 +29,4 @@ def random_network(depth: int, width: int, seed: int = 0, **arguments: int) -> S
 def card(n_classes: int = 4) -> Card:
     """A card for a network with `n_classes` outputs."""
     classes = tuple(ModelClass(i, f"class {i}") for i in range(n_classes))
-    return Card("random", classes, (5.0, 5.0, 5.0), (0.5, 99.9), {"seed": 0})
+    return Card("random", classes, (5.0, 5.0, 5.0), Normalisation(), training={"seed": 0})

@@ -105,9 +105,9 @@ def _normalise(source: Any, target: Path, *, work: Work, pyramid: bool, percenti
 
 
 def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:
-    from tomoscale import commands
+    from tomoscale.segmentation.segment import segment
 
-    return with_pyramid(commands.segment(source, target, work=work, **how), pyramid, work)
+    return with_pyramid(segment(source, target, work=work, **how), pyramid, work)
 
 
 def _clean(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:

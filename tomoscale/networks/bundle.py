@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,70 +26,16 @@ import torch
 from torch import nn
 
 from tomoscale.errors import InputError
-from tomoscale.geometry import Spacing
+from tomoscale.networks.architectures import architecture_of, arguments_of, make_network
+from tomoscale.networks.card import Card, ModelClass, card_of
 from tomoscale.networks.reach import Reach, probe
-from tomoscale.networks.unet import ScaledUNet
 
-ARCHITECTURES: dict[str, type[ScaledUNet]] = {"scaled_unet": ScaledUNet}
-"""Networks a card can name; a card cannot bring code."""
-
-FORMAT = "tomoscale model 1"
+FORMAT = "tomoscale model 2"
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 MAX_CARD_BYTES = 2**20
 MAX_WEIGHTS_BYTES = 16 * 2**30
 MAX_HEADER_BYTES = 2**20
-
-
-@dataclass(frozen=True)
-class ModelClass:
-    """A class a network tells apart: the label it gets, its name, and its colour (red, green, blue, alpha)."""
-
-    id: int
-    name: str
-    rgba: tuple[int, int, int, int] = (128, 128, 128, 255)
-
-    def __post_init__(self) -> None:
-        if not self.name or len(self.name) > 100:
-            raise ValueError(f"class {self.id} needs a name of 1 to 100 characters, got {self.name!r}")
-        if len(self.rgba) != 4 or not all(isinstance(c, int) and 0 <= c <= 255 for c in self.rgba):
-            raise ValueError(f"rgba of class {self.name!r} must be four integers 0 to 255, got {self.rgba}")
-
-
-@dataclass(frozen=True)
-class Card:
-    """What the author of a network says of it.
-
-    Attributes
-    ----------
-    name : str
-    classes : tuple of ModelClass
-        Ids 0, 1, 2, ... in order.
-    voxel_size_um : (z, y, x)
-        Of the volumes it was trained on.
-    percentiles : (low, high)
-        Grey values at these percentiles of the whole volume become 0 and 1, values beyond are clipped.
-    training : mapping
-        JSON values: data, recipe, scores.
-    """
-
-    name: str
-    classes: tuple[ModelClass, ...]
-    voxel_size_um: Spacing
-    percentiles: tuple[float, float] = (0.5, 99.9)
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        ids = [c.id for c in self.classes]
-        if ids != list(range(len(ids))) or len(ids) < 2:
-            raise ValueError(f"classes must be numbered 0, 1, 2, ... in order, got {ids}")
-        names = [c.name for c in self.classes]
-        if len(set(names)) < len(names):
-            raise ValueError(f"classes must have different names, got {names}")
-        if len(self.voxel_size_um) != 3 or not all(math.isfinite(v) and v > 0 for v in self.voxel_size_um):
-            raise ValueError(f"voxel_size_um must be three lengths > 0 (z, y, x), got {self.voxel_size_um}")
-        if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(f"percentiles must be two increasing numbers within 0..100, got {self.percentiles}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +47,7 @@ class Bundle:
     path : Path
     card : Card
     architecture : str
-        A key of `ARCHITECTURES`.
+        A key of `tomoscale.networks.architectures.ARCHITECTURES`.
     arguments : mapping
         What the architecture is made with.
     reach : Reach
@@ -155,14 +100,15 @@ class Bundle:
         return _reopen, (str(self.path), self.card_sha256)
 
 
-def save_bundle(path: str | Path, module: ScaledUNet, card: Card, reach: Reach | None = None) -> Bundle:
+def save_bundle(path: str | Path, module: nn.Module, card: Card, reach: Reach | None = None) -> Bundle:
     """Write a network and its card to a new folder.
 
     Parameters
     ----------
     path : path
         Must not exist.
-    module : ScaledUNet
+    module : torch module
+        Of a known architecture.
     card : Card
     reach : Reach, optional
         Measured by `probe` by default.
@@ -175,22 +121,18 @@ def save_bundle(path: str | Path, module: ScaledUNet, card: Card, reach: Reach |
     path = Path(path).absolute()
     if path.exists():
         raise ValueError(f"{path} exists: a bundle is never overwritten, choose another path or remove it")
-    names = [name for name, kind in ARCHITECTURES.items() if type(module) is kind]
-    if not names:
-        raise ValueError(f"module must be one of {sorted(ARCHITECTURES)}, got {type(module).__name__}")
-    if module.arguments["n_classes"] != len(card.classes):
-        raise ValueError(
-            f"the network has {module.arguments['n_classes']} outputs but card.classes names {len(card.classes)}"
-        )
+    architecture, arguments = architecture_of(module), arguments_of(module)
+    if arguments["n_classes"] != len(card.classes):
+        raise ValueError(f"the network has {arguments['n_classes']} outputs but card.classes names {len(card.classes)}")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     broken = _first_not_finite(state)
     if broken:
         raise ValueError(f"{broken} holds NaN or infinity: the training diverged, such a network labels nothing")
-    reach = reach or probe(module, module.arguments["in_channels"], module.arguments["dimensions"])
+    reach = reach or probe(module, arguments["in_channels"], arguments["dimensions"])
     partial = path.with_name(path.name + ".partial")
     partial.mkdir(parents=True)
     safetensors.torch.save_file(state, str(partial / WEIGHTS))
-    document = _document(card, names[0], module.arguments, reach, _sha256(partial / WEIGHTS))
+    document = _document(card, architecture, arguments, reach, _sha256(partial / WEIGHTS))
     (partial / CARD).write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     os.replace(partial, path)
     return load_bundle(path)
@@ -244,32 +186,24 @@ def _open_card(path: Path) -> Bundle:
 
 def _bundle_of(path: Path, document: dict[str, Any], card_sha256: str) -> Bundle:
     """Bundle of a parsed card; raises KeyError, TypeError or ValueError, which `_open_card` explains."""
-    card = Card(
-        str(document["name"]),
-        tuple(ModelClass(int(c["id"]), str(c["name"]), _four(c["rgba"])) for c in document["classes"]),
-        _numbers(document["voxel_size_um"], 3),
-        _numbers(document["percentiles"], 2),
-        dict(document["training"]),
-    )
+    card = card_of(document)
     architecture, arguments, extents = document["architecture"], document["arguments"], document["reach_voxels"]
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"its architecture {architecture!r} is unknown, this version has {sorted(ARCHITECTURES)}")
-    network = _skeleton(architecture, arguments)
-    if network.arguments["n_classes"] != len(card.classes):
-        raise ValueError(f"{len(card.classes)} classes but {network.arguments['n_classes']} outputs")
+    made = arguments_of(_skeleton(architecture, arguments))
+    if made["n_classes"] != len(card.classes):
+        raise ValueError(f"{len(card.classes)} classes but {made['n_classes']} outputs")
     numbers = {key: tuple(int(v) for v in values) for key, values in extents.items() if key != "local"}
     reach = Reach(**numbers, local=bool(extents["local"]))
-    if len(reach.stride) != network.arguments["dimensions"]:
-        raise ValueError(f"reach for {len(reach.stride)} axes but {network.arguments['dimensions']} dimensions")
+    if len(reach.stride) != made["dimensions"]:
+        raise ValueError(f"reach for {len(reach.stride)} axes but {made['dimensions']} dimensions")
     digest = str(document["weights_sha256"])
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError(f"weights_sha256 must be 64 hexadecimal digits, got {digest!r}")
     return Bundle(path, card, architecture, arguments, reach, digest, card_sha256)
 
 
-def _skeleton(architecture: str, arguments: Mapping[str, Any]) -> ScaledUNet:
+def _skeleton(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
-        return ARCHITECTURES[architecture](**arguments).eval().requires_grad_(False)
+        return make_network(architecture, arguments).eval().requires_grad_(False)
 
 
 def _read_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
@@ -346,16 +280,3 @@ def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _four(values: Any) -> tuple[int, int, int, int]:
-    red, green, blue, alpha = values
-    return red, green, blue, alpha
-
-
-def _numbers(values: Any, count: int) -> Any:
-    """Exactly `count` numbers as floats."""
-    numbers = tuple(float(v) for v in values)
-    if len(numbers) != count:
-        raise ValueError(f"{count} numbers expected, got {values}")
-    return numbers

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomoscale
-from tomoscale.commands import CLASSES, SHIPPED_MODEL, clean, convert, normalise, segment
+from tomoscale.commands import CLASSES, clean, convert, normalise
 from tomoscale.errors import InputError
 from tomoscale.ledger import replace_text
+from tomoscale.segmentation.segment import SHIPPED_MODEL, segment
 from tomoscale.studies.inputs import KINDS, Sample, checked
 from tomoscale.studies.published import published
 from tomoscale.studies.quantities import MEANS, Roi, regions_asked

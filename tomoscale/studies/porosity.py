@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import tomoscale
-from tomoscale.commands import Source, normalise, opened, segment
+from tomoscale.commands import Source, normalise, opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Spacing
 from tomoscale.kernels.row_runs import Connectivity
@@ -29,6 +29,7 @@ from tomoscale.objects.object_values import VOXELS, ObjectValues, joined, object
 from tomoscale.objects.table import object_table
 from tomoscale.objects.thickness import thickness
 from tomoscale.plan import begun_block
+from tomoscale.segmentation.segment import segment
 from tomoscale.step import Measure
 from tomoscale.studies.cell_list import Cells, write_cells
 from tomoscale.studies.porosity_report import write_porosity_report

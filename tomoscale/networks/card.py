@@ -1,0 +1,194 @@
+"""What the author of a network says of it: classes, normalisation, and how its result over a volume is defined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tomoscale.geometry import Spacing
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """A class a network tells apart: the label it gets, its name, and its colour (red, green, blue, alpha)."""
+
+    id: int
+    name: str
+    rgba: tuple[int, int, int, int] = (128, 128, 128, 255)
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > 100:
+            raise ValueError(f"class {self.id} needs a name of 1 to 100 characters, got {self.name!r}")
+        if len(self.rgba) != 4 or not all(isinstance(c, int) and 0 <= c <= 255 for c in self.rgba):
+            raise ValueError(f"rgba of class {self.name!r} must be four integers 0 to 255, got {self.rgba}")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What becomes of grey values before a network sees them; always of the whole volume, never of a block.
+
+    Attributes
+    ----------
+    scheme : "percentiles" or "zscore"
+        Grey values at two percentiles become 0 and 1, values beyond are clipped (Baltruschat et al. 2021); or the mean
+        is taken off and the rest divided by the standard deviation.
+    percentiles : (low, high)
+        Of the first.
+    clip, mean, deviation : numbers or None
+        Of the second: grey values are clipped first (None: not), and mean and standard deviation are these (None: those
+        of the volume).
+    """
+
+    scheme: Literal["percentiles", "zscore"] = "percentiles"
+    percentiles: tuple[float, float] = (0.5, 99.9)
+    clip: tuple[float, float] | None = None
+    mean: float | None = None
+    deviation: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheme not in ("percentiles", "zscore"):
+            raise ValueError(f"normalisation must be percentiles or zscore, got {self.scheme!r}")
+        if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles must be two increasing numbers within 0..100, got {self.percentiles}")
+        numbers = [v for v in (*(self.clip or ()), self.mean, self.deviation) if v is not None]
+        if not all(math.isfinite(v) for v in numbers):
+            raise ValueError(f"clip, mean and deviation must be finite, got {numbers}")
+        if self.clip is not None and (len(self.clip) != 2 or not self.clip[0] < self.clip[1]):
+            raise ValueError(f"clip must be two increasing grey values, got {self.clip}")
+        if (self.mean is None) != (self.deviation is None) or (self.deviation is not None and self.deviation <= 0):
+            raise ValueError(
+                f"mean and deviation (> 0) are given together or not at all, got {self.mean}, {self.deviation}"
+            )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Grid of overlapping windows that defines the result of a network whose output depends on the window as a whole.
+
+    Windows lie on positions that the volume's shape alone fixes, never the block (`tomoscale.networks.windows`). Each
+    voxel gets the weighted mean over the windows that hold it.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Voxels of a window along the axes of the network (two or three).
+    step : float
+        Largest distance of neighbouring windows over their length, in (0, 1].
+    weights : "gaussian" or "uniform"
+        Of the voxels of a window.
+    average : "logits" or "probabilities"
+        What is averaged, over windows, mirrorings and members alike.
+    mirror_axes : tuple of int
+        Axes of the network that are mirrored at inference: the mean over all combinations.
+    """
+
+    shape: tuple[int, ...]
+    step: float = 0.5
+    weights: Literal["gaussian", "uniform"] = "gaussian"
+    average: Literal["logits", "probabilities"] = "logits"
+    mirror_axes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (2, 3) or not all(isinstance(n, int) and n >= 1 for n in self.shape):
+            raise ValueError(f"the shape of a window must be two or three lengths >= 1, got {self.shape}")
+        if not 0 < self.step <= 1:
+            raise ValueError(f"the step of windows must be in (0, 1], got {self.step}")
+        if self.weights not in ("gaussian", "uniform") or self.average not in ("logits", "probabilities"):
+            raise ValueError(
+                f"windows are weighted gaussian or uniform, and logits or probabilities averaged, got {self.weights!r}, "
+                f"{self.average!r}"
+            )
+        axes = range(len(self.shape))
+        if list(self.mirror_axes) != sorted(set(self.mirror_axes) & set(axes)):
+            raise ValueError(
+                f"mirror_axes must be different, in order, and within {list(axes)}, got {self.mirror_axes}"
+            )
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the author of a network says of it.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of ModelClass
+        Ids 0, 1, 2, ... in order.
+    voxel_size_um : (z, y, x)
+        Of the volumes it was trained on.
+    normalisation : Normalisation
+    windows : Windows or None
+        None for a network whose result is local: it is the same for every tiling.
+    training : mapping
+        JSON values: data, recipe, scores.
+    """
+
+    name: str
+    classes: tuple[ModelClass, ...]
+    voxel_size_um: Spacing
+    normalisation: Normalisation = Normalisation()
+    windows: Windows | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids = [c.id for c in self.classes]
+        if ids != list(range(len(ids))) or len(ids) < 2:
+            raise ValueError(f"classes must be numbered 0, 1, 2, ... in order, got {ids}")
+        names = [c.name for c in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes must have different names, got {names}")
+        if len(self.voxel_size_um) != 3 or not all(math.isfinite(v) and v > 0 for v in self.voxel_size_um):
+            raise ValueError(f"voxel_size_um must be three lengths > 0 (z, y, x), got {self.voxel_size_um}")
+
+
+def card_of(document: Mapping[str, Any]) -> Card:
+    """Card of a parsed JSON document.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is incomplete or wrong.
+    """
+    return Card(
+        str(document["name"]),
+        tuple(ModelClass(int(c["id"]), str(c["name"]), _four(c["rgba"])) for c in document["classes"]),
+        _numbers(document["voxel_size_um"], 3),
+        _normalisation_of(document["normalisation"]),
+        None if document["windows"] is None else _windows_of(document["windows"]),
+        dict(document["training"]),
+    )
+
+
+def _normalisation_of(said: Mapping[str, Any]) -> Normalisation:
+    return Normalisation(
+        said["scheme"],
+        _numbers(said["percentiles"], 2),
+        None if said["clip"] is None else _numbers(said["clip"], 2),
+        None if said["mean"] is None else float(said["mean"]),
+        None if said["deviation"] is None else float(said["deviation"]),
+    )
+
+
+def _windows_of(said: Mapping[str, Any]) -> Windows:
+    return Windows(
+        tuple(int(n) for n in said["shape"]),
+        float(said["step"]),
+        said["weights"],
+        said["average"],
+        tuple(int(a) for a in said["mirror_axes"]),
+    )
+
+
+def _four(values: Any) -> tuple[int, int, int, int]:
+    red, green, blue, alpha = values
+    return red, green, blue, alpha
+
+
+def _numbers(values: Any, count: int) -> Any:
+    """Exactly `count` numbers as floats."""
+    numbers = tuple(float(v) for v in values)
+    if len(numbers) != count:
+        raise ValueError(f"{count} numbers expected, got {values}")
+    return numbers

@@ -1,0 +1,1 @@
+"""Labels of a whole volume by trained networks: slices, windows, planes, and what their speed-ups cost."""
