@@ -14,7 +14,7 @@ from tests.blocks import map_whole
 from tomoscale.cli import main
 from tomoscale.commands import clean, convert, normalise, report
 from tomoscale.demo import demo
-from tomoscale.engine import Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import InputError, Interrupted, PlanError
 from tomoscale.kernels.majority import majority
 from tomoscale.measures.cells import DIRECTIONS, direction_weights

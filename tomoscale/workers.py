@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -10,6 +11,9 @@ from itertools import count
 from typing import Any, Protocol
 
 from tomoscale.resources import Resources
+
+UNREACHED_SECONDS = 60.0
+"""A scheduler that did not answer for this long is gone."""
 
 
 class Pool(Protocol):
@@ -30,6 +34,13 @@ class Pool(Protocol):
 
     def failed(self, future: Any) -> bool:
         """Tell whether a task that has ended raised or lost its worker."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the workers cannot be reached any more."""
+
+    def end_worker_of(self, future: Any) -> None:
+        """End the worker that runs a task, which then fails; does nothing where that is not possible."""
 
     def close(self) -> None:
         """Drop what has not started and wait for what has."""
@@ -66,6 +77,11 @@ class ThreadPool:
         """Tell whether a task raised."""
         return future.exception() is not None
 
+    gone = False
+
+    def end_worker_of(self, future: Future[Any]) -> None:
+        """Do nothing: a thread cannot be ended."""
+
     def close(self) -> None:
         """Wait for running blocks, drop the others."""
         self.executor.shutdown(wait=True, cancel_futures=True)
@@ -83,6 +99,7 @@ class DaskPool:
         self.numbers = count()
         self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.live: set[Any] = set()
+        self.reached = time.monotonic()
 
     @property
     def window(self) -> int:
@@ -109,6 +126,20 @@ class DaskPool:
     def failed(self, future: Any) -> bool:
         """Tell whether a task raised or lost its worker."""
         return bool(future.status != "finished")
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has given up its scheduler."""
+        if self.client.status == "running":
+            self.reached = time.monotonic()
+        return bool(self.client.status in ("closing", "closed") or time.monotonic() - self.reached > UNREACHED_SECONDS)
+
+    def end_worker_of(self, future: Any) -> None:
+        """Let the nanny of the worker that runs a task start it anew."""
+        with suppress(Exception):  # it may have ended meanwhile
+            processing = self.client.processing()
+            workers = [address for address, keys in processing.items() if future.key in keys]
+            self.client.restart_workers(workers, timeout=30, raise_for_error=False)
 
     def close(self) -> None:
         """Cancel what is still in flight."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tomoscale.engine import Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import InputError, Interrupted, PlanError
 from tomoscale.memory_array import MemoryArray
 from tomoscale.phantom import Phantom

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 from skimage.measure import euler_number as skimage_euler_number
 
-from tomoscale.engine import Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import InputError, Interrupted
 from tomoscale.memory_array import MemoryArray
 from tomoscale.studies.morphometry import morphometry, table

@@ -12,7 +12,7 @@ import pytest
 from scipy import ndimage
 from skimage.measure import regionprops
 
-from tomoscale.engine import Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import InputError, Interrupted
 from tomoscale.formats import open_volume
 from tomoscale.kernels.classes import map_labels
