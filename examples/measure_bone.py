@@ -14,16 +14,17 @@ import numpy as np
 
 from tomoscale import Volume, convert, plan_map, plan_measure, run
 from tomoscale.cli import lengths
-from tomoscale.kernels.classes import otsu_from_histogram, threshold
+from tomoscale.kernels.classes import threshold
 from tomoscale.measures.greys import values_of
 from tomoscale.measures.intensity import Population, histogram
+from tomoscale.measures.otsu import otsu_thresholds
 from tomoscale.measures.topology import configurations, euler_number, object_volume, surface_area
 
 
 def otsu(scan: Volume) -> float:
     """Grey value that best separates the scan in two; the histogram is exact, so it is the same on any machine."""
     counts = run(plan_measure(histogram(Population(scan.dtype.name)), scan))["histogram"][0]
-    return otsu_from_histogram(counts, values_of(np.arange(len(counts)), scan.dtype.name))
+    return otsu_thresholds(counts, values_of(np.arange(len(counts)), scan.dtype.name))[0]
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tomoscale.resources import Resources as Resources
     from tomoscale.segmentation.segment import segment as segment
     from tomoscale.studies import implant as implant
+    from tomoscale.thresholding import threshold as threshold
     from tomoscale.volume import Volume as Volume
     from tomoscale.volume import create_volume as create_volume
     from tomoscale.work import Work as Work
@@ -50,6 +51,7 @@ _HOMES = {
     "segment": "segmentation.segment",
     "status": "audit",
     "thickness": "objects.thickness",
+    "threshold": "thresholding",
     "verify": "audit",
     "working": "work",
 }

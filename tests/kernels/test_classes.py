@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 import tracemalloc
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from skimage.filters import threshold_otsu
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
-from tomoscale.kernels.classes import map_labels, otsu_from_histogram, threshold
+from tomoscale.kernels.classes import map_labels, threshold
 from tomoscale.kernels.filters import gaussian
 
 KERNELS = [
@@ -74,56 +72,6 @@ def test_threshold_refuses_what_selects_nothing_or_everything():
         threshold(3, 3)
     with pytest.raises(ValueError, match="dtype of a mask must be bool or uint8, got int32"):
         threshold(3, dtype=np.int32)
-
-
-@given(seed=seeds, size=st.integers(2, 400), spread=st.integers(2, 300))
-def test_otsu_equals_scikit_image(seed, size, spread):
-    values = np.random.default_rng(seed).integers(0, spread, (1, 1, size))
-    assume(values.min() < values.max())
-    counts = np.bincount(values.ravel())
-    found = otsu_from_histogram(counts, np.arange(len(counts)))
-    mask = threshold(low=found, dtype=np.bool_)
-    expected = threshold_otsu(values)
-    if found != expected:  # scikit-image sums in floating point and may leave a tie to rounding
-        assert between_classes(values, found) >= between_classes(values, expected)
-    assert map_whole(mask, values).sum() == (values > found).sum()
-
-
-def between_classes(values, limit):
-    """Variance between the classes, exactly."""
-    dark, bright = values[values <= limit].tolist(), values[values > limit].tolist()
-    means = Fraction(sum(dark), len(dark)) - Fraction(sum(bright), len(bright))
-    return len(dark) * len(bright) * means**2
-
-
-@given(seed=seeds, n=st.integers(2, 12))
-def test_otsu_of_any_values_is_the_first_best_of_all_splits(seed, n):
-    rng = np.random.default_rng(seed)
-    grid = np.sort(rng.choice(100, n, replace=False)) * 0.37 - 11
-    counts = rng.integers(1, 9, n)
-    voxels = np.repeat(grid, counts)
-    scores = [
-        counts[:k].sum()
-        * counts[k:].sum()
-        * (voxels[: counts[:k].sum()].mean() - voxels[counts[:k].sum() :].mean()) ** 2
-        for k in range(1, n)
-    ]
-    found = otsu_from_histogram(counts, grid)
-    assert scores[grid.tolist().index(found)] == pytest.approx(max(scores), rel=1e-12)
-
-
-def test_otsu_of_a_trillion_voxels_is_exact():
-    counts = np.zeros(65536, np.uint64)
-    counts[[100, 101, 60000]] = 5 * 10**11, 5 * 10**11, 10**11
-    assert otsu_from_histogram(counts, np.arange(65536)) == 101
-
-
-def test_otsu_refuses_one_grey_value_and_histograms_that_are_none():
-    with pytest.raises(InputError, match="the histogram of 7 voxels holds fewer than two grey values"):
-        otsu_from_histogram(np.array([0, 7, 0]), np.arange(3))
-    for counts, values in (([1.0, 2.0], [0, 1]), ([1, 2], [0, 1, 2]), ([1, 2], [1, 0])):
-        with pytest.raises(ValueError, match="a histogram needs integer counts and one ascending value for each"):
-            otsu_from_histogram(np.array(counts), np.array(values))
 
 
 @given(seed=seeds, shape=small_shapes, blocks=block_shapes)

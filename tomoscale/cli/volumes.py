@@ -1,4 +1,4 @@
-"""Commands that make volumes: convert, normalise, segment, clean, pyramid, export."""
+"""Commands that make volumes: convert, normalise, threshold, segment, clean, pyramid, export."""
 
 from __future__ import annotations
 
@@ -104,6 +104,19 @@ def _normalise(source: Any, target: Path, *, work: Work, pyramid: bool, percenti
     )
 
 
+def _threshold(source: Any, target: Path, *, work: Work, above: Any, range: Any, otsu: bool, pyramid: bool) -> Any:
+    from tomoscale.cli.results import of_volume
+    from tomoscale.thresholding import threshold
+
+    if [above is not None, range is not None, otsu].count(True) != 1:
+        raise ValueError("give one of --above VALUE, --range LOW HIGH and --otsu: they say what the mask is")
+    low, high = range or (above, None)
+    found = threshold(source, target, low=low, high=high, otsu=otsu, work=work)
+    if work.plan_only:
+        return None
+    return {**of_volume(with_pyramid(found.mask, pyramid, work)), "above": found.low, "up_to": found.high}
+
+
 def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:
     from tomoscale.segmentation.segment import segment
 
@@ -183,6 +196,28 @@ COMMANDS = (
         "tomoscale normalise scan.zarr normal.zarr",
         _normalise,
         (SOURCE, TARGET, PERCENTILES, EXCLUDE_ZEROS, pyramid_option(False)),
+        works=True,
+        step=True,
+    ),
+    Command(
+        "threshold",
+        "make a mask of what is brighter than a grey value, or between two",
+        "tomoscale threshold scan.zarr bone.zarr --above 63",
+        _threshold,
+        (
+            SOURCE,
+            TARGET,
+            option("--above", type=values.number, metavar="VALUE", help="what is brighter than this grey value"),
+            option(
+                "--range",
+                type=values.number,
+                nargs=2,
+                metavar=("LOW", "HIGH"),
+                help="what is brighter than LOW and not brighter than HIGH",
+            ),
+            flag("--otsu", "what is brighter than the value that best separates the whole histogram in two"),
+            pyramid_option(True),
+        ),
         works=True,
         step=True,
     ),

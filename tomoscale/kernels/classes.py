@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ def select_between(values: Array, low: float | None, high: float | None, dtype: 
 def threshold(low: float | None = None, high: float | None = None, dtype: DTypeLike = np.bool_) -> Kernel:
     """Kernel of `select_between`; half-open ranges, so that ranges that meet share no voxel.
 
-    ``threshold(low=t)`` with `t` from `otsu_from_histogram` is the brighter of its two classes.
+    ``threshold(low=t)`` with the `t` of `tomoscale.measures.otsu` is the brighter of its two classes.
     """
     if low is None and high is None:
         raise ValueError("threshold needs low, high or both, got neither: it would select every voxel")
@@ -53,54 +52,6 @@ def threshold(low: float | None = None, high: float | None = None, dtype: DTypeL
         bytes_per_voxel=1 if high is None and np.dtype(dtype) == bool else 2,
         parameters={**limits, "dtype": np.dtype(dtype).name},
     )
-
-
-def otsu_from_histogram(counts: np.ndarray, values: np.ndarray) -> float:
-    """Grey value that separates a histogram into two classes with the greatest variance between them, exactly.
-
-    Otsu, IEEE Transactions on Systems, Man and Cybernetics 9 (1979) 62, equation 18, in integers (or fractions), so
-    that neither 10^12 voxels nor the order of adding changes the result. Of equally good values the least is taken.
-
-    Parameters
-    ----------
-    counts : (N,) integer array
-        Voxels of each value, over the whole volume.
-    values : (N,) array
-        Grey values in ascending order.
-
-    Returns
-    -------
-    float
-        The largest value of the darker class: the brighter class is what lies above.
-
-    Raises
-    ------
-    ValueError
-        If counts are not integers, or if there is not one ascending value for each.
-    InputError
-        If fewer than two different values occur.
-    """
-    if counts.dtype.kind not in "iu" or counts.shape != values.shape or not (np.diff(values) > 0).all():
-        raise ValueError(
-            f"a histogram needs integer counts and one ascending value for each, got counts {counts.shape} of "
-            f"{counts.dtype} and values {values.shape}"
-        )
-    weights: list[int] = counts.tolist()
-    numbers = [value if isinstance(value, int) else Fraction(value) for value in values.tolist()]
-    total, moment = sum(weights), sum(w * v for w, v in zip(weights, numbers, strict=True))
-    best: tuple[Any, int, Any] = (0, 1, None)
-    dark: int = 0
-    dark_moment: Any = 0
-    for weight, number in zip(weights, numbers, strict=True):
-        dark, dark_moment = dark + weight, dark_moment + weight * number
-        if 0 < dark < total:
-            # Variance between the classes times total**2: difference of the means, as a fraction.
-            above, below = (total * dark_moment - dark * moment) ** 2, dark * (total - dark)
-            if above * best[1] > best[0] * below:
-                best = above, below, number
-    if best[2] is None:
-        raise InputError(f"the histogram of {total} voxels holds fewer than two grey values: no threshold separates it")
-    return float(best[2])
 
 
 def look_up_labels(labels: Array, block: Block, table: np.ndarray, known: np.ndarray | None) -> Array:
