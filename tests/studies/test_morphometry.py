@@ -51,6 +51,10 @@ def sponge(tmp_path_factory):
     return labels, folder, *measured(labels, folder)
 
 
+def row_of(content, symbol):
+    return next(q for q in content["quantities"] if q["symbol"] == symbol)
+
+
 def ball_map(mask):
     """Diameter in voxels of the largest ball of voxel centres in a mask, ball by ball."""
     radius = ndimage.distance_transform_edt(mask)
@@ -130,6 +134,30 @@ def test_parallel_plates(tmp_path):
     assert found["Tb.Th_plate"] == pytest.approx(2 * found["BV"] / found["BS"])
     assert 1 / found["Tb.N_plate"] == pytest.approx(found["Tb.Th_plate"] + found["Tb.Sp_plate"])
     assert found["χ_26"] == 5
+
+
+def test_the_distance_between_plates_is_the_inverse_of_their_number(tmp_path):
+    """Plates of 3 voxels at every 8th, the first and last half a distance from the border."""
+    labels = np.zeros((33, 24, 20), np.uint8)
+    for middle in (4, 12, 20, 28):
+        labels[middle - 1 : middle + 2] = 3
+    found, content = measured(labels, tmp_path, block_shape=(64, 64, 64))
+    assert found["Tb.N"] == pytest.approx(1 / (8 * 10 * MM))
+    assert found["Tb.1/N"] == pytest.approx(8 * 10 * MM)
+    assert found["Tb.1/N.SD"] == pytest.approx(0, abs=1e-9)
+    assert "direct, distance between mid-axes" in row_of(content, "Tb.N")["definition"]
+    assert "plate model" in row_of(content, "Tb.N_plate")["definition"]
+
+
+def test_the_number_of_a_lattice_of_rods_is_that_of_the_largest_balls_between_their_axes(tmp_path):
+    """Rods along z on a square lattice of 12 voxels: the ball between four axes has the diagonal as diameter."""
+    y, x = np.mgrid[:49, :49] % 12
+    rods = (np.minimum(y, 12 - y) ** 2 + np.minimum(x, 12 - x) ** 2) <= 9
+    labels = np.repeat(rods[None, 6:43, 6:43], 20, axis=0).astype(np.uint8) * 3
+    found, _ = measured(labels, tmp_path, block_shape=(64, 64, 64))
+    assert found["Tb.N"] == pytest.approx(1 / (12 * np.sqrt(2) * 10 * MM), rel=1e-4)
+    # The plate model takes the rods for plates and counts more of them.
+    assert found["Tb.N_plate"] > 1.1 * found["Tb.N"]
 
 
 def test_rods_and_balls_have_structure_model_indices_3_and_4(tmp_path):
@@ -224,7 +252,7 @@ def test_plans_are_shown_and_nothing_is_written(sponge, tmp_path, capsys):
     labels, *_ = sponge
     assert morphometry(volume(labels), tmp_path / "none", work=quiet(plan_only=True)) is None
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("phases", "thickness", "components", "fill holes", "10 measures"))
+    assert all(name in shown for name in ("phases", "thickness", "components", "fill holes", "mid-axes", "12 measures"))
     assert not list(tmp_path.rglob("*"))
 
 

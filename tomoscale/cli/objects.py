@@ -33,6 +33,12 @@ CORRECTION = option(
     default="none",
     help="half_voxel takes a voxel off each diameter (default none)",
 )
+CLEANUP = option(
+    "--cleanup",
+    choices=("none", "fiji"),
+    default="none",
+    help="fiji: surface voxels get the mean of their inner neighbours, as in Fiji and BoneJ (default none)",
+)
 MAX_RADIUS = option(
     "--max-radius",
     dest="max_radius_um",
@@ -181,6 +187,7 @@ COMMANDS = (
         CLASSES,
         flag("--outside", "the thickness of all that is not of the object (separation)"),
         CORRECTION,
+        CLEANUP,
         MAX_RADIUS,
     ),
     Command(
@@ -199,7 +206,14 @@ COMMANDS = (
             ),
             option("--voi", type=values.input_path, metavar="PATH", help="mask of the volume of interest"),
             CORRECTION,
+            CLEANUP,
             MAX_RADIUS,
+            option(
+                "--mid-axes",
+                action=argparse.BooleanOptionalAction,
+                default=True,
+                help="distance between mid-axes, for the direct trabecular number (default yes)",
+            ),
             option(
                 "--purify",
                 action=argparse.BooleanOptionalAction,

@@ -104,7 +104,9 @@ def _normalise(source: Any, target: Path, *, work: Work, pyramid: bool, percenti
     )
 
 
-def _threshold(source: Any, target: Path, *, work: Work, above: Any, range: Any, otsu: bool, pyramid: bool) -> Any:
+def _threshold(  # noqa: PLR0913 -- three ways to say what the mask is
+    source: Any, target: Path, *, work: Work, above: Any, range: Any, otsu: bool, pyramid: bool
+) -> Any:
     from tomoscale.cli.results import of_volume
     from tomoscale.thresholding import threshold
 

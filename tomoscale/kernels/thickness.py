@@ -38,7 +38,7 @@ LARGEST_TABLE = 2**22
 """Grid points up to which balls are compared with those of their neighbours; larger balls are all painted."""
 
 
-def paint_largest(squared: Array, ball: Ball, core: tuple[slice, slice, slice]) -> Array:
+def paint_largest(squared: Array, ball: Ball, core: tuple[slice, slice, slice], *, beyond: bool = False) -> Array:
     """Squared radius of the largest ball that covers each voxel of the core.
 
     Parameters
@@ -48,19 +48,22 @@ def paint_largest(squared: Array, ball: Ball, core: tuple[slice, slice, slice]) 
     ball : Ball
         The largest ball there is.
     core : Region
+    beyond : bool
+        Also where a ball reaches voxels outside the structure, which lie at exactly its radius.
 
     Returns
     -------
     array of the type of `squared` and the shape of the core
-        0 outside the structure.
+        0 outside the structure; with `beyond`, outside of all balls.
     """
     if not on_host(squared):
-        return _largest_of_shifts(squared, ball, core)
+        return _largest_of_shifts(squared, ball, core, beyond=beyond)
     result = np.zeros(tuple(c.stop - c.start for c in core), squared.dtype)
     centres, radii = _ridge_balls(squared, ball, [c.start for c in core])
     box = np.array([(0, n) for n in result.shape], np.int64)
     numbers = np.arange(len(radii), dtype=np.int32)
-    _descend(numbers, box, centres, radii, np.array(ball.weights, np.int64), squared[core] > 0, result)
+    painted = np.ones(result.shape, np.bool_) if beyond else squared[core] > 0
+    _descend(numbers, box, centres, radii, np.array(ball.weights, np.int64), painted, result)
     return result
 
 
@@ -258,7 +261,7 @@ def _paint(  # noqa: PLR0913 -- a recursion over compiled arrays
                         break
 
 
-def _largest_of_shifts(squared: Array, ball: Ball, core: tuple[slice, slice, slice]) -> Array:
+def _largest_of_shifts(squared: Array, ball: Ball, core: tuple[slice, slice, slice], *, beyond: bool = False) -> Array:
     """`paint_largest` in array operations, for a device: time grows with the volume of the largest ball."""
     xp = namespace_for(squared)
     inside = squared[core] > 0
@@ -273,7 +276,8 @@ def _largest_of_shifts(squared: Array, ball: Ball, core: tuple[slice, slice, sli
             slice(a - o - c.start, b - o - c.start) for a, b, o, c in zip(low, high, offset, core, strict=True)
         )
         xp.maximum(best[here], xp.where(centres >= norm, centres, 0), out=best[here])
-    best *= inside
+    if not beyond:
+        best *= inside
     return best
 
 

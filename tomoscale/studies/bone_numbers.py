@@ -26,18 +26,32 @@ from tomoscale.step import Counts
 from tomoscale.studies.phases import BONE, SPACE
 from tomoscale.studies.quantities import Number, finite
 
-MAPS = ("thickness", "separation")
-CONVENTIONS = {
+MAPS = ("thickness", "separation", "spacing")
+_CONVENTIONS = {
     "border": "what lies beyond the volume or the region is neither bone nor space: faces to it are no surface, and lines "
     "that leave it are not counted",
     "surface": "Crofton's formula in 13 directions",
     "thickness": "diameter of the largest ball of voxel centres in the phase (Hildebrand and Rüegsegger 1997); balls end "
     "at the edge of a region, but not at the border of the volume",
+    "trabecular number": "from the distance between mid-axes, the voxels of bone that no larger ball covers than their own; "
+    "where plates are an even number of voxels thick these are two voxels wide, so that the distance is up to two voxels short",
     "connectivity": "bone 26-connected, space 6-connected",
     "anisotropy": "intercepts in all 145 primitive lattice directions up to 3 voxels, ellipsoid by weighted least squares",
 }
+_CORRECTIONS = {"none": "nothing is taken off", "half_voxel": "a voxel is taken off each diameter"}
+_CLEANUPS = {
+    "none": "the map is not cleaned up",
+    "fiji": "voxels at the surface of the map get the mean of their inner neighbours, as in Fiji and BoneJ",
+}
+_MID_AXES = "distance between mid-axes (voxels that no larger ball covers than the one around themselves)"
 THIN_VOXELS = 3.0
 """A mean thickness of fewer voxels says more about the voxels than about the bone."""
+
+
+def conventions(correction: str, cleanup: str) -> dict[str, str]:
+    """Conventions under which the numbers hold, in words."""
+    how = f"{_CONVENTIONS['thickness']}; {_CORRECTIONS[correction]}; {_CLEANUPS[cleanup]}"
+    return {**_CONVENTIONS, "thickness": how}
 
 
 @dataclass(frozen=True)
@@ -49,16 +63,16 @@ class Found:
     counts : mapping of str to Counts
         By the names of the measures.
     voxel_size_um : (z, y, x)
-    thickness, separation : ObjectValues
-        Of the phases 1 and 2: over space, over bone.
+    over : mapping of str to ObjectValues
+        By the names of `MAPS`, of the phases 1 and 2: over space, over bone; of the spacing, where mid-axes were found,
+        over what lies between them and over them.
     closed_voxels : int
         Of the space.
     """
 
     counts: Mapping[str, Counts]
     voxel_size_um: Spacing
-    thickness: ObjectValues
-    separation: ObjectValues
+    over: Mapping[str, ObjectValues]
     closed_voxels: int
 
     def cells(self, name: str) -> np.ndarray:
@@ -82,6 +96,7 @@ def numbers_of(found: Found, has_region: bool) -> dict[str, Number]:
         "specific bone surface": Number("BS/BV", _ratio(surface, volume), "1/mm", "BS over BV", surface, volume),
         "bone surface density": Number("BS/TV", _ratio(surface, total), "1/mm", "BS over TV", surface, total),
         **_direct(found),
+        **_spacing(found),
         **_plates(volume, total, surface),
         **_topology(found, total, has_region),
         "degree of anisotropy, lattice": Number(
@@ -116,7 +131,13 @@ def caveats(found: Found, has_region: bool, max_radius_um: float | None) -> list
         "Surface where the volume or the region cuts bone is not counted; a cut object looks thicker, not thinner, there."
     ]
     edge = min(found.voxel_size_um)
-    for name, values, phase in (("bone", found.thickness, BONE), ("space", found.separation, SPACE)):
+    structures = {
+        "thickness": ("bone", BONE),
+        "separation": ("space", SPACE),
+        "spacing": ("the space between mid-axes", SPACE),
+    }
+    for map_name, values in found.over.items():
+        name, phase = structures[map_name]
         mean, largest = float(values.mean[phase - 1]), float(values.largest[phase - 1])
         if mean < THIN_VOXELS * edge:
             texts.append(
@@ -164,8 +185,8 @@ def _surface(found: Found) -> float:
 def _direct(found: Found) -> dict[str, Number]:
     numbers = {}
     for name, symbol, values, phase, where in (
-        ("trabecular thickness", "Tb.Th", found.thickness, BONE, "bone"),
-        ("trabecular separation", "Tb.Sp", found.separation, SPACE, "the region without bone"),
+        ("trabecular thickness", "Tb.Th", found.over["thickness"], BONE, "bone"),
+        ("trabecular separation", "Tb.Sp", found.over["separation"], SPACE, "the region without bone"),
     ):
         for title, mark, value, what in (
             ("", "", values.mean, "mean"),
@@ -175,6 +196,22 @@ def _direct(found: Found) -> dict[str, Number]:
             definition = f"{what} over the voxels of {where} of the diameter of the largest ball in it, direct"
             numbers[f"{name}{title}"] = Number(f"{symbol}{mark}", float(value[phase - 1]) * 1e-3, "mm", definition)
     return numbers
+
+
+def _spacing(found: Found) -> dict[str, Number]:
+    """Direct trabecular number; without bone there are no mid-axes."""
+    if "spacing" not in found.over:
+        return {}
+    values, has_bone = found.over["spacing"], bool(found.over["thickness"].voxels[BONE - 1])
+    mean, deviation = (float(v[SPACE - 1]) * 1e-3 if has_bone else math.nan for v in (values.mean, values.deviation))
+    what = "over all voxels of the region but the mid-axes of bone of the diameter of the largest ball between them"
+    return {
+        "trabecular number": Number("Tb.N", _ratio(1, mean), "1/mm", f"1 over Tb.1/N: direct, {_MID_AXES}"),
+        "distance between mid-axes": Number("Tb.1/N", mean, "mm", f"mean {what}, direct"),
+        "distance between mid-axes, standard deviation": Number(
+            "Tb.1/N.SD", deviation, "mm", f"standard deviation {what}"
+        ),
+    }
 
 
 def _plates(volume: float, total: float, surface: float) -> dict[str, Number]:

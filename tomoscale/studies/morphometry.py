@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ import tomoscale
 from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Spacing
-from tomoscale.ledger import replace_text
+from tomoscale.ledger import read_plan, replace_text
 from tomoscale.measures.intercepts import intercepts
 from tomoscale.measures.thickness_histogram import filled, thickness_histogram
 from tomoscale.measures.topology import configurations
@@ -25,12 +25,12 @@ from tomoscale.objects.components import components, count_components
 from tomoscale.objects.distance import known_voxel_size
 from tomoscale.objects.filters import fill_holes, keep_largest
 from tomoscale.objects.object_values import OUTER, VOXELS, ObjectValues, joined, object_values
-from tomoscale.objects.thickness import thickness
-from tomoscale.plan import begun_block
+from tomoscale.objects.thickness import Cleanup, Correction, mid_axes, thickness
+from tomoscale.plan import begun_block, ledger_folder
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Measure
-from tomoscale.studies.bone_numbers import CONVENTIONS, MAPS, Found, axes_of, caveats, numbers_of
-from tomoscale.studies.phases import ABSENT, BONE, SPACE, Phases, write_phases
+from tomoscale.studies.bone_numbers import MAPS, Found, axes_of, caveats, conventions, numbers_of
+from tomoscale.studies.phases import ABSENT, AXES, BONE, SPACE, Phases, write_phases
 from tomoscale.studies.quantities import quantity
 from tomoscale.studies.sample import described, versions
 from tomoscale.studies.tables import csv_text
@@ -39,7 +39,8 @@ from tomoscale.work import Work
 
 SCHEMA = "tomoscale-morphometry/1"
 COLUMNS = ("symbol", "name", "value", "unit", "definition")
-Correction = Literal["none", "half_voxel"]
+_OVER = {"thickness": "phases", "separation": "phases", "spacing": "between"}
+"""Labels over which the mean of a map is taken."""
 _AT_ONCE = 2**16
 
 
@@ -49,8 +50,10 @@ class Settings:
 
     bone: tuple[int, ...] | None
     correction: Correction
+    cleanup: Cleanup
     max_radius_um: float | None
     purify: bool
+    mid_axes: bool
 
 
 def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a paper must state
@@ -60,8 +63,10 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     bone: tuple[int, ...] | None = None,
     voi: Source | None = None,
     correction: Correction = "none",
+    cleanup: Cleanup = "none",
     max_radius_um: float | None = None,
     purify: bool = True,
+    mid_axes: bool = True,
     work: Work | None = None,
 ) -> dict[str, Any] | None:
     """Measure the bone of a label volume, or of a mask, in a volume of interest.
@@ -77,11 +82,16 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     voi : Volume or path, optional
         Not 0 in the volume of interest, on the grid of the labels; else all of the volume is.
     correction : "none" or "half_voxel"
-        Of the thickness, see `tomoscale.objects.thickness`.
+        Of thickness and separation, see `tomoscale.objects.thickness`.
+    cleanup : "none" or "fiji"
+        Of thickness and separation, see there.
     max_radius_um : float, optional
         Larger balls are cut to this radius: for wide spaces that memory cannot take.
     purify : bool
         Connectivity of the largest piece of bone, its closed cavities filled; else of all bone as it is.
+    mid_axes : bool
+        Find the mid-axes of bone and the distance between them, for the direct trabecular number; this takes as long as
+        thickness and separation together.
     work : Work, optional
 
     Returns
@@ -94,7 +104,7 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     InputError
         If the voxel size is not known, the volumes are no labels or disagree, or there is no bone or no space.
     ValueError
-        If `bone` names no label, or half a voxel is not one length.
+        If `bone` names no label, or half a voxel or Fiji's clean-up is asked for on voxels that are no cubes.
     PlanError
         If the largest ball needs larger blocks than memory holds.
     """
@@ -106,18 +116,15 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     chosen = bone if bone is not None or is_mask else (3,)
     if chosen is not None and (not chosen or 0 in chosen or len(set(chosen)) != len(chosen)):
         raise ValueError(f"bone must name at least one label, none twice and not 0, got {chosen}")
-    settings = Settings(chosen, correction, max_radius_um, purify)
+    settings = Settings(chosen, correction, cleanup, max_radius_um, purify, mid_axes)
     volumes = _written(given, settings, folder, work)
-    counts = work.measure(_measures(size, folder), volumes, folder / "measure")
+    maps = tuple(name for name in MAPS if name in volumes)
+    counts = work.measure(_measures(size, folder, maps), volumes, folder / "measure")
     if counts is None:
         return None
-    found = Found(
-        counts,
-        size,
-        ObjectValues.of(_rows(folder, "thickness", volumes["phases"], BONE), min(size)),
-        ObjectValues.of(_rows(folder, "separation", volumes["phases"], BONE), min(size)),
-        _closed_voxels(folder, volumes["phases"]),
-    )
+    phases = volumes["phases"]
+    over = {name: ObjectValues.of(_rows(folder, name, phases, BONE), min(size)) for name in maps}
+    found = Found(counts, size, over, _closed_voxels(folder, phases))
     content = _content(given, settings, found, work)
     replace_text(folder / "results.json", json.dumps(content, indent=1, allow_nan=False))
     table = [COLUMNS, *([row[c] for c in COLUMNS] for row in content["quantities"])]
@@ -142,6 +149,8 @@ def _written(given: Mapping[str, Volume], settings: Settings, folder: Path, work
         name: _map(phases, folder / f"{name}.zarr", phase, settings, work)
         for name, phase in (("thickness", BONE), ("separation", SPACE))
     }
+    if settings.mid_axes:
+        maps |= _spacing(phases, folder, settings, work)
     # Bone is connected by corners, so what is around it is connected by faces.
     pores = components(phases, folder / "pores.zarr", connectivity=6, classes=(SPACE,), work=work)
     pure = phases
@@ -154,9 +163,9 @@ def _written(given: Mapping[str, Volume], settings: Settings, folder: Path, work
 
 def _map(phases: Volume, target: Path, phase: int, settings: Settings, work: Work) -> Volume:
     """Thickness of one phase."""
-    how: dict[str, Any] = {"correction": settings.correction, "max_radius_um": settings.max_radius_um}
+    how: dict[str, Any] = {"correction": settings.correction, "cleanup": settings.cleanup}
     try:
-        return thickness(phases, target, classes=(phase,), **how, work=work)
+        return thickness(phases, target, classes=(phase,), max_radius_um=settings.max_radius_um, **how, work=work)
     except InputError as error:
         # The voxel size is known, so that the phase must fill the volume.
         only, none = ("bone", "space") if phase == BONE else ("space", "bone")
@@ -167,12 +176,25 @@ def _map(phases: Volume, target: Path, phase: int, settings: Settings, work: Wor
         ) from error
 
 
+def _spacing(phases: Volume, folder: Path, settings: Settings, work: Work) -> dict[str, Volume]:
+    """What lies between the mid-axes of bone, and its thickness: the distance between them."""
+    cut = settings.max_radius_um
+    axes = mid_axes(phases, folder / "mid_axes.zarr", classes=(BONE,), max_radius_um=cut, work=work)
+    # The mid-axes take the place of bone, in the same region.
+    source = Phases(_standing(axes, phases), phases, None)
+    between = write_phases(source, folder / "between.zarr", work, AXES)
+    between = _standing(between, phases)
+    # Nothing is taken off: a mid-axis has no thickness.
+    spacing = thickness(between, folder / "spacing.zarr", classes=(SPACE,), max_radius_um=cut, work=work)
+    return {"between": between, "spacing": spacing}
+
+
 def _standing(volume: Volume, instead: Volume) -> Volume:
     """Volume that a plan can ask what it is: where only plans are shown it was not made, and another of its kind answers."""
     return volume if volume.finished else instead
 
 
-def _measures(size: Spacing, folder: Path) -> tuple[Measure, ...]:
+def _measures(size: Spacing, folder: Path, maps: tuple[str, ...]) -> tuple[Measure, ...]:
     """Everything that is counted, in one pass."""
     edge, parts = min(size), folder / "measure" / "parts"
     return (
@@ -182,10 +204,10 @@ def _measures(size: Spacing, folder: Path) -> tuple[Measure, ...]:
         ),
         replace(configurations((BONE,)), name="purified", inputs=("purified",)),
         intercepts((BONE,), ABSENT, name="phases"),
-        *(replace(thickness_histogram(edge, name=name), name=f"{name} histogram") for name in MAPS),
+        *(replace(thickness_histogram(edge, name=name), name=f"{name} histogram") for name in maps),
         *(
-            replace(object_values(parts / name, edge, objects="phases", values=name), name=f"{name} values")
-            for name in MAPS
+            replace(object_values(parts / name, edge, objects=_OVER[name], values=name), name=f"{name} values")
+            for name in maps
         ),
         replace(object_values(parts / "pores", edge, objects="pores", absent="phases"), name="pores"),
     )
@@ -213,24 +235,33 @@ def _closed_voxels(folder: Path, phases: Volume) -> int:
     return closed
 
 
+def _made_by(volume: Volume) -> dict[str, Any] | None:
+    """Steps that made a volume of ours, with their parameters, such as the threshold; None of others."""
+    folder = ledger_folder(volume)
+    made = folder is not None and (folder / "plan.json").exists()
+    return dict(read_plan(folder)["step"]) if folder is not None and made else None
+
+
 def _content(given: Mapping[str, Volume], settings: Settings, found: Found, work: Work) -> dict[str, Any]:
     edge = min(found.voxel_size_um)
     return {
         "schema": SCHEMA,
         "program": f"tomoscale {tomoscale.__version__}",
         "versions": versions(),
-        "inputs": {name: described(v) for name, v in given.items()},
+        "inputs": {name: {**described(v), "made_by": _made_by(v)} for name, v in given.items()},
         "parameters": {
             "voxel_size_um": list(found.voxel_size_um),
             "voi": "voi" if "voi" in given else "whole volume",
             "bone": "all but 0" if settings.bone is None else list(settings.bone),
             "correction": settings.correction,
+            "cleanup": settings.cleanup,
             "max_radius_um": settings.max_radius_um,
             "purify": settings.purify,
+            "mid_axes": settings.mid_axes,
         },
-        "conventions": dict(CONVENTIONS),
+        "conventions": conventions(settings.correction, settings.cleanup),
         "quantities": [quantity(name, number) for name, number in numbers_of(found, "voi" in given).items()],
-        "histograms": {name: filled(found.counts[f"{name} histogram"], edge) for name in MAPS},
+        "histograms": {name: filled(found.counts[f"{name} histogram"], edge) for name in found.over},
         "anisotropy": axes_of(found),
         "caveats": caveats(found, "voi" in given, settings.max_radius_um),
         "runs": work.runs,

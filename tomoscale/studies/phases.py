@@ -24,6 +24,12 @@ CLASSES = (
     LabelClass(SPACE, "space", (86, 180, 233, 255)),
     LabelClass(BONE, "bone", (238, 238, 238, 255)),
 )
+AXES = (
+    CLASSES[ABSENT],
+    LabelClass(1, "between mid-axes", (86, 180, 233, 255)),
+    LabelClass(2, "mid-axes", (213, 94, 0, 255)),
+)
+"""Where the mid-axes of bone take the place of bone."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Phases:
         }
 
 
-def write_phases(phases: Phases, target: Path, work: Work) -> Volume:
+def write_phases(phases: Phases, target: Path, work: Work, classes: tuple[LabelClass, ...] = CLASSES) -> Volume:
     """Write the phases as a volume of their own: later passes then read one byte for a voxel."""
     for volume in (phases.labels, phases.region):
         if volume is not None and volume.dtype.kind not in "biu":
@@ -99,7 +105,7 @@ def write_phases(phases: Phases, target: Path, work: Work) -> Volume:
         parameters={"bone": None if phases.bone is None else list(phases.bone), "region": phases.region is not None},
     )
     source = Volume(phases, phases.labels.voxel_size_um)
-    return work.map(kernel, source, target, kind="labels", classes=CLASSES)
+    return work.map(kernel, source, target, kind="labels", classes=classes)
 
 
 def _same(values: Array, dtype: np.dtype[Any]) -> Array:
