@@ -24,7 +24,7 @@ from tomoscale.cluster import local, resources_of
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import Grid
 from tomoscale.kernels.row_runs import Connectivity
-from tomoscale.objects import passes
+from tomoscale.objects import passes, ranking
 from tomoscale.objects.components import _number, components, count_components
 from tomoscale.objects.joining import Joined, Tables, join
 from tomoscale.objects.passes import Operation
@@ -302,6 +302,24 @@ def test_voxels_that_changed_between_the_passes_are_found_out(tmp_path):
 
     with pytest.raises(IntegrityError, match="its voxels have changed"):
         run_by_blocks(Operation("components", operation.selection, change, on_source=False), values, (4, 4, 4))
+
+
+def test_more_numbers_than_32_bits_hold_take_64(monkeypatch):
+    start = ranking._start_rows
+
+    def beyond(rows):
+        """As if 2^32 components lay before."""
+        n = start(rows)
+        rows += 2**32
+        return n + 2**32
+
+    values = noise(3, (6, 7, 8), 1, 0.2)
+    expected = number_by_blocks(values, (3, 4, 5))
+    assert expected.dtype == np.uint32
+    monkeypatch.setattr(ranking, "_start_rows", beyond)
+    found = number_by_blocks(values, (3, 4, 5))
+    assert found.dtype == np.uint64
+    np.testing.assert_array_equal(found, np.where(expected > 0, expected.astype(np.uint64) + 2**32, 0))
 
 
 def test_grey_values_are_refused(tmp_path):

@@ -222,6 +222,7 @@ COMMANDS = (
         ),
         works=True,
         step=True,
+        show=lambda result: {k: v for k, v in result.items() if v is not None},
     ),
     Command(
         "segment",

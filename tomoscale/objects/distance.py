@@ -54,11 +54,12 @@ def distance(
     Raises
     ------
     InputError
-        If the voxel size is not known.
+        If the source holds no labels, or the voxel size is not known.
     ValueError
         If an axis is longer than 65534 voxels, or the voxel edges have no common unit.
     """
     work, volume = work or Work(), opened(source)
+    refuse_grey_values(volume)
     kernels = distance_by_axis(volume.shape, known_voxel_size(volume), classes, inside=inside)
     return run_in_turn(kernels, volume, Path(target), work)
 
@@ -76,6 +77,14 @@ def known_voxel_size(volume: Volume) -> Spacing:
             f"{volume.name} does not say how large a voxel is, so there are no lengths: convert it with --voxel-size"
         )
     return volume.voxel_size_um
+
+
+def refuse_grey_values(volume: Volume) -> None:
+    """Raise `InputError` if a volume holds no labels: every grey value but 0, and NaN, would be taken for the object."""
+    if volume.dtype.kind not in "biu":
+        raise InputError(
+            f"{volume.name} holds {volume.dtype}, but an object is told by labels or a mask: segment or threshold it first"
+        )
 
 
 def run_in_turn(kernels: tuple[Kernel, ...], source: Volume, target: Path, work: Work) -> Volume:

@@ -18,7 +18,15 @@ from tomoscale.kernels.mid_axes import mid_axes as mid_axes_kernel
 from tomoscale.kernels.thickness import thickness as thickness_kernel
 from tomoscale.kernels.thickness_cleanup import cleaned_thickness
 from tomoscale.measures.largest import sizes_of_integers, upper_bound
-from tomoscale.objects.distance import Source, finished_before, known_voxel_size, made_of, parts_of, run_in_turn
+from tomoscale.objects.distance import (
+    Source,
+    finished_before,
+    known_voxel_size,
+    made_of,
+    parts_of,
+    refuse_grey_values,
+    run_in_turn,
+)
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work
@@ -73,7 +81,8 @@ def thickness(  # noqa: PLR0913 -- what is measured, and the conventions a paper
     Raises
     ------
     InputError
-        If the voxel size is not known, or the object has no outside, so that there is no largest ball.
+        If the source holds no labels, the voxel size is not known, or the object has no outside, so that there is no
+        largest ball.
     ValueError
         If half a voxel is not one length, the clean-up is asked for on other voxels than cubes, or the radius makes no
         sense.
@@ -131,6 +140,7 @@ class _Structure:
 def _painted(structure: _Structure, target: Path, make: Callable[[Ball], Kernel], work: Work, **what: Any) -> Volume:
     """Write what `make` gives of the squared distances; it needs a ball at least as large as the largest that fits."""
     volume, voxel_size = structure.volume, structure.voxel_size_um
+    refuse_grey_values(volume)
     cut = None if structure.max_radius_um is None else make_ball(structure.max_radius_um, voxel_size)
     whole = covering_ball(volume.shape, voxel_size)
 

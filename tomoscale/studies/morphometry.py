@@ -102,7 +102,8 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     Raises
     ------
     InputError
-        If the voxel size is not known, the volumes are no labels or disagree, or there is no bone or no space.
+        If the voxel size is not known, the volumes are no labels or disagree, or there is no bone or no space; for grey
+        values of which none is named as bone.
     ValueError
         If `bone` names no label, or half a voxel or Fiji's clean-up is asked for on voxels that are no cubes.
     PlanError
@@ -113,6 +114,11 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     check_agreement(given)
     size = known_voxel_size(given["labels"])
     is_mask = given["labels"].kind == "mask" or given["labels"].dtype.kind == "b"
+    if bone is None and given["labels"].kind == "grey" and given["labels"].dtype.kind != "f":
+        raise InputError(
+            f"{given['labels'].name} holds grey values, of which none is known to be bone: make a mask with `tomoscale "
+            "threshold`, or name the labels of bone (--bone)"
+        )
     chosen = bone if bone is not None or is_mask else (3,)
     if chosen is not None and (not chosen or 0 in chosen or len(set(chosen)) != len(chosen)):
         raise ValueError(f"bone must name at least one label, none twice and not 0, got {chosen}")

@@ -123,6 +123,8 @@ def porosity(  # noqa: PLR0913 -- what is void, and the sizes a paper must state
     with joined(place / "cells", grid, count_components(folder / "cells.zarr")) as rows:
         cells = write_cells(objects, rows, folder / "cells.csv", min(size), labels.voxel_size_um is not None)
     phases = {name: _phases(place / name, grid) for name in ("raw", "phases")}
+    if not phases["raw"][BONE - 1, VOXELS]:
+        raise InputError(f"no voxel of {labels.name} is bone {settings.bone}, so there is no porosity: give its labels")
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "program": f"tomoscale {tomoscale.__version__}",
