@@ -26,6 +26,7 @@ VOLUMES = {
 }
 FILTERS = ("components", "remove-small --min-voxels 3", "keep-largest", "replace-islands", "fill-holes")
 DISTANCES = ("distance", "distance --inside", "thickness", "thickness --outside")
+TABLE = "object-table"
 STUDIES = ("study morphometry", "study porosity")
 REFUSED = (
     *((line, name, 3, "float32") for line in (*FILTERS, *DISTANCES, *STUDIES) for name in ("float", "nan")),
@@ -40,6 +41,8 @@ REFUSED = (
     ("study morphometry", "grey", 3, "tomoscale threshold"),
     *(("study porosity", name, 3, "none is bone (3,)") for name in ("empty", "background")),
     *(("study porosity", name, 3, "is bone (3,)") for name in ("full", "negative", "large")),
+    *((TABLE, name, 3, "float32") for name in ("float", "nan")),
+    (TABLE, "sizeless", 3, "voxel"),
     ("components --connectivity 8", "flat", 2, "8"),
     ("fill-holes --classes 1,1", "flat", 2, "all different"),
 )
@@ -53,6 +56,8 @@ def world(tmp_path_factory):
 
 def run(line, source, target):
     words = line.split()
+    if words == [TABLE]:
+        target = target.with_suffix(".csv")
     n = 2 if words[0] == "study" else 1
     return main([*words[:n], str(source), str(target), *words[n:], "--quiet"])
 
@@ -90,6 +95,13 @@ def test_filters_leave_volumes_of_one_value_as_they_are(world, tmp_path, line, n
 def test_lengths_of_volumes_of_one_value(world, tmp_path, line, name, value):
     assert run(line, world[name], tmp_path / "out.zarr") == 0
     assert (open_zarr(tmp_path / "out.zarr").read() == value).all()
+
+
+@pytest.mark.parametrize(("name", "rows"), [("empty", 0), ("full", 1), ("background", 0), ("bone", 1), ("flat", 3)])
+def test_tables_of_few_objects(world, tmp_path, capsys, name, rows):
+    assert run(TABLE, world[name], tmp_path / "out") == 0
+    assert "out.csv" in capsys.readouterr().out
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + rows
 
 
 @pytest.mark.parametrize("name", ["negative", "large"])

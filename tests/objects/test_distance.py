@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import edt
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -37,8 +38,11 @@ def labels(tmp_path):
     return stored(tmp_path / "labels.zarr", np.digitize(smooth, np.quantile(smooth, [0.4, 0.7])).astype(np.uint8))
 
 
-def test_distances_are_those_of_scipy_in_micrometres(tmp_path, labels):
+def test_distances_are_those_of_scipy_and_edt_in_micrometres(tmp_path, labels):
     values = labels.read()
+    anisotropic = edt.edt((values == 1).astype(np.uint8), anisotropy=VOXEL_UM, black_border=False)
+    ones = distance(labels, tmp_path / "ones.zarr", classes=(1,), inside=True, work=Work(block_shape=(16, 16, 16)))
+    np.testing.assert_allclose(ones.read(), anisotropic, rtol=1e-6)
     outside = distance(labels, tmp_path / "outside.zarr", classes=(1,))
     np.testing.assert_allclose(outside.read(), scipy.ndimage.distance_transform_edt(values != 1, VOXEL_UM), rtol=1e-6)
     inside = distance(labels, tmp_path / "inside.zarr", classes=(1, 2), inside=True)

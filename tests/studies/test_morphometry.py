@@ -19,6 +19,7 @@ from tomoscale.volume import Volume
 from tomoscale.work import Work
 
 MM = 1e-3
+MAPPED = ("Tb.Th", "Tb.Sp")
 
 
 def quiet(block_shape=None, **how) -> Work:
@@ -29,8 +30,8 @@ def volume(values, size=(10.0, 10.0, 10.0), kind="labels") -> Volume:
     return Volume(MemoryArray(values, kind), size)
 
 
-def measured(values, folder: Path, size=(10.0, 10.0, 10.0), block_shape=None, **how):
-    content = morphometry(volume(values, size), folder, work=quiet(block_shape), **how)
+def measured(values, folder: Path, size=(10.0, 10.0, 10.0), block_shape=None, mid_axes=False, **how):
+    content = morphometry(volume(values, size), folder, mid_axes=mid_axes, work=quiet(block_shape), **how)
     assert content is not None
     return {q["symbol"]: q["value"] for q in content["quantities"]}, content
 
@@ -48,7 +49,7 @@ def trabeculae(edge=40, seed=3):
 def sponge(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sponge")
     labels = trabeculae()
-    return labels, folder, *measured(labels, folder)
+    return labels, folder, *measured(labels, folder, mid_axes=True)
 
 
 def row_of(content, symbol):
@@ -141,7 +142,7 @@ def test_the_distance_between_plates_is_the_inverse_of_their_number(tmp_path):
     labels = np.zeros((33, 24, 20), np.uint8)
     for middle in (4, 12, 20, 28):
         labels[middle - 1 : middle + 2] = 3
-    found, content = measured(labels, tmp_path, block_shape=(64, 64, 64))
+    found, content = measured(labels, tmp_path, block_shape=(64, 64, 64), mid_axes=True)
     assert found["Tb.N"] == pytest.approx(1 / (8 * 10 * MM))
     assert found["Tb.1/N"] == pytest.approx(8 * 10 * MM)
     assert found["Tb.1/N.SD"] == pytest.approx(0, abs=1e-9)
@@ -154,7 +155,7 @@ def test_the_number_of_a_lattice_of_rods_is_that_of_the_largest_balls_between_th
     y, x = np.mgrid[:49, :49] % 12
     rods = (np.minimum(y, 12 - y) ** 2 + np.minimum(x, 12 - x) ** 2) <= 9
     labels = np.repeat(rods[None, 6:43, 6:43], 20, axis=0).astype(np.uint8) * 3
-    found, _ = measured(labels, tmp_path, block_shape=(64, 64, 64))
+    found, _ = measured(labels, tmp_path, block_shape=(64, 64, 64), mid_axes=True)
     assert found["Tb.N"] == pytest.approx(1 / (12 * np.sqrt(2) * 10 * MM), rel=1e-4)
     # The plate model takes the rods for plates and counts more of them.
     assert found["Tb.N_plate"] > 1.1 * found["Tb.N"]
@@ -169,8 +170,25 @@ def test_rods_and_balls_have_structure_model_indices_3_and_4(tmp_path):
     rod = sum(a**2 for a in away) - along**2 <= 9.0**2
     ball = sum(a**2 for a in away) <= 20.0**2
     for name, body, index in (("rod", rod, 3), ("ball", ball, 4)):
-        found, _ = measured(body.astype(np.uint8) * 3, tmp_path / name, max_radius_um=150.0, purify=False)
+        found, content = measured(body.astype(np.uint8) * 3, tmp_path / name, max_radius_um=150.0, purify=False)
         assert found["SMI"] == pytest.approx(index, rel=0.06)
+        assert "discouraged" in row_of(content, "SMI")["definition"]
+    assert found["BS"] == pytest.approx(4 * np.pi * 20**2 * 1e-4, rel=0.01)
+    assert found["Tb.Th.max"] == pytest.approx(300 * MM)  # cut; the ball is 40 voxels wide
+
+
+def test_a_torus_has_one_connection_and_the_surface_of_its_formula(tmp_path):
+    z, y, x = np.ogrid[-12:13, -28:29, -28:29]
+    torus = (np.hypot(y, x) - 17.3) ** 2 + z**2 <= 8.2**2
+    torus[0, 0, 0] = True  # a speck, which is no piece of the purified bone
+    torus[12, 28 + 17, 28] = False  # a closed pore, which is filled there
+    found, _ = measured(torus.astype(np.uint8) * 3, tmp_path, max_radius_um=120.0)
+    assert found["χ_26"] == 0 + 1 + 1
+    assert found["Conn"] == 1
+    assert found["Conn.D"] == pytest.approx(1 / (torus.size * 1e-6))
+    assert found["BS"] == pytest.approx(4 * np.pi**2 * 17.3 * 8.2 * 1e-4, rel=0.02)
+    assert found["BV"] == pytest.approx(2 * np.pi**2 * 17.3 * 8.2**2 * 1e-6, rel=0.02)
+    assert found["Po(cl)"] == pytest.approx(1 / torus.size)
 
 
 def test_a_mask_of_a_region_leaves_out_what_lies_around_it(tmp_path):
@@ -191,7 +209,7 @@ def test_a_mask_of_a_region_leaves_out_what_lies_around_it(tmp_path):
 def test_every_tiling_gives_the_same_numbers(sponge, tmp_path):
     labels, _, found, _ = sponge
     for n, block_shape in enumerate(((16, 64, 64), (64, 32, 16))):
-        assert measured(labels, tmp_path / str(n), block_shape=block_shape)[0] == found
+        assert measured(labels, tmp_path / str(n), block_shape=block_shape, mid_axes=True)[0] == found
 
 
 def test_voxels_that_are_no_cubes_keep_volumes_and_surface(tmp_path):
@@ -204,6 +222,21 @@ def test_voxels_that_are_no_cubes_keep_volumes_and_surface(tmp_path):
     assert found["BV"] == pytest.approx(4 / 3 * np.pi * 14**3 * 1e-9, rel=0.02)
     assert found["BS"] == pytest.approx(4 * np.pi * 14**2 * 1e-6, rel=0.02)
     assert any("not cubes" in text for text in content["caveats"])
+
+
+def test_the_clean_up_of_fiji_changes_maps_and_says_so_and_mid_axes_can_be_left_out(sponge, tmp_path):
+    labels, _, found, content = sponge
+    assert "is not cleaned up" in content["conventions"]["thickness"]
+    cleaned, content = measured(labels, tmp_path, cleanup="fiji")
+    assert content["parameters"]["cleanup"] == "fiji"
+    assert "as in Fiji and BoneJ" in content["conventions"]["thickness"]
+    assert cleaned["Tb.Th"] != found["Tb.Th"]
+    assert {k: v for k, v in cleaned.items() if not k.startswith(MAPPED)} == {
+        k: v for k, v in found.items() if not k.startswith((*MAPPED, "Tb.1")) and k != "Tb.N"
+    }
+    assert not (tmp_path / "spacing.zarr").exists()
+    with pytest.raises(ValueError, match="takes voxels for cubes"):
+        measured(labels, tmp_path / "flat", size=(2.0, 1.0, 1.0), cleanup="fiji")
 
 
 def test_half_a_voxel_is_taken_off_both_ends(sponge, tmp_path):
@@ -240,7 +273,7 @@ def test_a_stopped_morphometry_goes_on(sponge, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Driver, "_record", stopping)
             try:
-                resumed = measured(labels, tmp_path, block_shape=(16, 64, 64))[0]
+                resumed = measured(labels, tmp_path, block_shape=(16, 64, 64), mid_axes=True)[0]
             except Interrupted:
                 continue
         break
@@ -287,7 +320,8 @@ def test_labels_of_one_phase_are_refused_by_what_is_missing(tmp_path):
 def test_a_region_without_bone_has_no_thickness_surface_or_plates(tmp_path):
     labels = trabeculae(24)
     region = (labels != 3).astype(np.uint8)
-    found, _ = measured(labels, tmp_path, voi=volume(region))
+    found, _ = measured(labels, tmp_path, voi=volume(region), mid_axes=True)
+    assert found["Tb.N"] is None
     assert found["BV"] == found["BS"] == found["χ_26"] == 0
     assert found["Po(op)"] == 1
     assert found["Tb.Th"] is found["Tb.Th_plate"] is found["DA_lattice"] is None
@@ -308,5 +342,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
         morphometry(volume(labels), tmp_path, bone=(0, 3), work=quiet())
     with pytest.raises(InputError, match="but bone and region are labels or masks"):
         morphometry(volume(labels.astype(np.float32), kind="grey"), tmp_path, work=quiet())
+    with pytest.raises(InputError, match=r"holds grey values, of which none is known to be bone.*tomoscale threshold"):
+        morphometry(volume(labels, kind="grey"), tmp_path, work=quiet())
     with pytest.raises(InputError, match="they must lie on one grid"):
         morphometry(volume(labels), tmp_path, voi=volume(labels[:5]), work=quiet())

@@ -1,4 +1,4 @@
-"""Commands on what needs the whole volume: components, islands, holes, distances, thickness, and studies of bone."""
+"""Commands on what needs the whole volume: components, islands, holes, distances, thickness, tables, studies of bone."""
 
 from __future__ import annotations
 
@@ -89,6 +89,13 @@ def _thickness(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
     from tomoscale.objects.thickness import thickness
 
     return thickness(source, target, work=work, **how)
+
+
+def _object_table(source: Any, target: Path, *, work: Work) -> dict[str, Path] | None:
+    from tomoscale.objects.table import object_table
+
+    table = object_table(source, target, work=work)
+    return None if work.plan_only else {"table": table}
 
 
 def _morphometry(labels: Any, folder: Path, *, work: Work, **how: Any) -> Any:
@@ -189,6 +196,18 @@ COMMANDS = (
         CORRECTION,
         CLEANUP,
         MAX_RADIUS,
+    ),
+    Command(
+        "object-table",
+        "write a table of all objects: size, box, centroid, axes, surface",
+        "tomoscale object-table objects.zarr objects.csv",
+        _object_table,
+        (
+            option("source", type=values.input_path, help="labels, such as `tomoscale components` makes"),
+            option("target", type=values.output_path, help="the table: .csv, or .parquet (extra `parquet`)"),
+        ),
+        works=True,
+        step=True,
     ),
     Command(
         "study morphometry",
