@@ -16,7 +16,7 @@ from tests.blocks import seeds
 from tests.objects.by_blocks import ranked
 from tests.objects.test_components import connectivities, number_by_blocks
 from tests.objects.test_distance import stored
-from tomoscale.engine import Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import Interrupted
 from tomoscale.objects.components import components
 from tomoscale.objects.distance import distance
