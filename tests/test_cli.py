@@ -121,7 +121,9 @@ def test_every_result_is_as_its_schema_says(tmp_path, slices, labels, capsys):
     told(capsys, "normalise", scan, normal)
     told(capsys, "segment", normal, tmp_path / "found.zarr")
     told(capsys, "clean", labels, tmp_path / "clean.zarr")
-    measured = told(capsys, "measure", labels, tmp_path / "results", "--grey", scan, "--truth", tmp_path / "clean.zarr")
+    more = ("--grey", scan, "--truth", tmp_path / "clean.zarr", "--outer-contact")
+    measured = told(capsys, "measure", labels, tmp_path / "results", *more)
+    assert "BIC_outer" in {q["symbol"] for q in measured["quantities"]}
     assert measured["inputs"]["labels"]["path"] == str(labels)
     told(capsys, "report", tmp_path / "results", tmp_path / "report.html", "--figures", tmp_path / "figures")
     assert any((tmp_path / "figures").iterdir())
@@ -152,6 +154,11 @@ def test_objects_distances_and_thicknesses_are_made_from_the_command_line(tmp_pa
     far = scipy.ndimage.distance_transform_edt(values != 3, sampling=5)
     np.testing.assert_allclose(open_zarr(tmp_path / "far.zarr").read(), far, rtol=1e-6)
     told(capsys, "thickness", labels, tmp_path / "thick.zarr", "--classes", 3, "--max-radius", "20um")
+    told(capsys, "thickness", labels, tmp_path / "cleaned.zarr", "--classes", 3, "--cleanup", "fiji")
+    assert told(capsys, "threshold", labels, tmp_path / "bone.zarr", "--range", 2, 3)["up_to"] == 3
+    np.testing.assert_array_equal(open_zarr(tmp_path / "bone.zarr").read(), values == 3)
+    table = told(capsys, "object-table", numbered, tmp_path / "objects.csv")["table"]
+    assert len(Path(table).read_text().splitlines()) == 1 + expected.max()
     assert open_zarr(tmp_path / "thick.zarr").read().max() <= 40
     assert main(["components", str(labels), str(numbered), "--classes", "1,1"]) == 2
     assert "numbers that are all different" in capsys.readouterr().err

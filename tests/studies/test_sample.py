@@ -400,3 +400,46 @@ def test_plans_only_are_printed_for_every_pass(tmp_path, capsys):
     assert implant.measure(results=tmp_path, roi="implant_shell", roi_distance_um=20.0, work=work, **arrays) is None
     assert capsys.readouterr().out.count("blocks") == 4, "axis, shells, region, measures"
     assert list(tmp_path.iterdir()) == []
+
+
+def cracked() -> np.ndarray:
+    """A ball in a half-space of bone: a crack in it, one to its surface, one bone specks lie in, a gap beside it, a pore."""
+    z, y, x = np.indices((30, 30, 34)) - np.array([15, 15, 15])[:, None, None, None]
+    away = z**2 + y**2 + x**2
+    labels = np.where(x > 0, 3, 0).astype(np.uint8)
+    labels[away <= 11**2] = 2
+    labels[away <= 7**2] = 1
+    labels[14:17, 15, 9:13] = 0  # enclosed
+    labels[15, 14:16, 19:22] = 0  # enclosed, with a speck of bone
+    labels[15, 15, 20] = 3
+    labels[20, 15, :12] = 0  # open to the outside
+    labels[15, 15, 26:29] = 0  # a closed gap between bone and implant
+    labels[5:7, 5:7, 30] = 0  # a pore in bone
+    return labels
+
+
+@pytest.mark.parametrize("block", [None, (16, 16, 16)])
+def test_contact_of_the_outer_surface_leaves_out_what_the_implant_encloses_alone(tmp_path, block):
+    labels = cracked()
+    found = by_name(measure(tmp_path, labels=labels, truth=labels, outer_contact=True, block=block))
+    implant_mask = (labels == 1) | (labels == 2)
+    around, n = scipy.ndimage.label(~implant_mask, np.ones((3, 3, 3)))
+    inner = np.isin(around, [k for k in range(1, n + 1) if k != around[0, 0, 0]])
+    assert inner.sum() == 12 + 6
+    to_bone = to_void = 0
+    for axis in range(3):
+        lines, implants, holes = (np.moveaxis(a, axis, 0) for a in (labels, implant_mask, inner))
+        for here, there in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
+            sides = implants[here] & ~holes[there]
+            to_bone += np.count_nonzero(sides & (lines[there] == 3))
+            to_void += np.count_nonzero(sides & (lines[there] == 0))
+    outer, plain = (found[f"bone-implant contact, {name}"] for name in ("outer surface", "faces"))
+    assert outer["value"] == outer["truth"] == to_bone / (to_bone + to_void)
+    assert outer["value"] > plain["value"]
+    assert outer["symbol"] == "BIC_outer"
+
+
+def test_without_cracks_the_outer_surface_is_the_surface(tmp_path):
+    found = by_name(measure(tmp_path, labels=cube()["labels"], outer_contact=True))
+    outer, plain = (found[f"bone-implant contact, {name}"] for name in ("outer surface", "faces"))
+    assert (outer["value"], outer["sums"]) == (plain["value"], plain["sums"])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tomoscale.cli import values
-from tomoscale.cli.command import RUNNING, UsageError, actions_of, destination, option
+from tomoscale.cli.command import RUNNING, UsageError, actions_of, destination, flag, option
 from tomoscale.cli.failures import near
 from tomoscale.cli.paths import check_inputs
 from tomoscale.cli.volumes import DATASET, EXCLUDE_ZEROS, MODEL, PERCENTILES, VOXEL_SIZE
@@ -38,6 +38,9 @@ ROI = option(
     choices=("reference_dilated", "reference_shell", "implant_shell"),
     default=("reference_dilated",),
     help="where bone counts: around and in the reference, around it alone, around what is left (default the first)",
+)
+OUTER_CONTACT = flag(
+    "--outer-contact", "also the contact of the outer surface, without cracks that the implant encloses"
 )
 SAMPLE = (
     option("--name", type=values.word, help="of the sample, in tables"),
@@ -70,6 +73,7 @@ STUDY = (
     ),
     ROI_DISTANCE,
     ROI,
+    OUTER_CONTACT,
     option(
         "--iou-preset",
         choices=("both", "s1_all4", "s2_foreground3"),

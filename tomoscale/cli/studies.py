@@ -10,6 +10,7 @@ from tomoscale.cli.command import Command, option
 from tomoscale.cli.samples import (
     FOLDER,
     HEALING_TIME,
+    OUTER_CONTACT,
     REFERENCE,
     ROI,
     ROI_DISTANCE,
@@ -111,6 +112,7 @@ COMMANDS = (
             HEALING_TIME,
             ROI_DISTANCE,
             ROI,
+            OUTER_CONTACT,
             option(
                 "--cnr-noise",
                 dest="cnr_denominator",

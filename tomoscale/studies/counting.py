@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from tomoscale.geometry import Spacing
 from tomoscale.measures.class_histogram import INTEGERS, class_histogram, zeros
+from tomoscale.measures.contact import faces
 from tomoscale.measures.cylinder import Cylinder
 from tomoscale.measures.fraction import roi_fractions
 from tomoscale.measures.intensity import Population, label_moments
@@ -46,7 +47,7 @@ class Layout:
 
 
 def measures_of(volumes: dict[str, Volume], layout: Layout) -> tuple[Measure, ...]:
-    """Measures by the names of `volumes`: labels, truth, reference, shells, grey, "labels region", "truth region"."""
+    """Measures by the names of `volumes`: labels, truth, reference, shells, grey; of labels and truth "region", "outer"."""
     wanted: list[Measure] = []
     for name, other in (("labels", "truth"), ("truth", "labels")):
         if name in volumes:
@@ -81,6 +82,8 @@ def _of_labels(volumes: dict[str, Volume], name: str, other: str, layout: Layout
     if f"{name} region" in volumes:
         region = roi_fractions(N_CLASSES)
         wanted.append(replace(region, name=f"{name} region", inputs=(name, f"{name} region")))
+    if f"{name} outer" in volumes:
+        wanted.append(replace(faces(N_CLASSES), name=f"{name} outer", inputs=(f"{name} outer",)))
     return wanted
 
 

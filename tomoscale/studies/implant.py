@@ -49,6 +49,7 @@ def study(  # noqa: PLR0913 -- one argument for each thing that a methods sectio
     clean_radius_voxels: int = 1,
     roi_distance_um: float = 1000.0,
     roi: Roi | Sequence[Roi] = ("reference_dilated",),
+    outer_contact: bool = False,
     iou_preset: IouPreset = "both",
     statistics: tuple[str, ...] = (),
     work: Work | None = None,
@@ -69,7 +70,7 @@ def study(  # noqa: PLR0913 -- one argument for each thing that a methods sectio
         As for `normalise`.
     clean_radius_voxels : int
         As for `clean`; 0 measures what the network gave.
-    roi_distance_um, roi
+    roi_distance_um, roi, outer_contact
         As for `measure`.
     iou_preset : "s1_all4", "s2_foreground3" or "both"
         Mean IoU in ``study.csv``: over four classes, over three without background, or both.
@@ -94,7 +95,15 @@ def study(  # noqa: PLR0913 -- one argument for each thing that a methods sectio
     tests = tuple(parse_comparison(text) for text in statistics)
     if iou_preset != "both" and iou_preset not in MEANS:
         raise ValueError(f'iou_preset must be "both" or one of {", ".join(MEANS)}, got {iou_preset!r}')
-    recipe = Recipe(model, percentiles_percent, exclude_zeros, clean_radius_voxels, roi_distance_um, regions_asked(roi))
+    recipe = Recipe(
+        model,
+        percentiles_percent,
+        exclude_zeros,
+        clean_radius_voxels,
+        roi_distance_um,
+        regions_asked(roi),
+        outer_contact,
+    )
     volumes = checked(samples, roi_distance_um)
     bundle = described_model(model) if any("labels" not in v for v in volumes.values()) else {}
     results: dict[str, dict[str, Any]] = {}
@@ -128,6 +137,7 @@ class Recipe:
     clean_radius_voxels: int
     roi_distance_um: float
     roi: tuple[Roi, ...]
+    outer_contact: bool
 
     def __post_init__(self) -> None:
         low, high = self.percentiles_percent
@@ -162,6 +172,7 @@ def _measured(
         healing_days=sample.healing_days,
         roi_distance_um=recipe.roi_distance_um,
         roi=recipe.roi,
+        outer_contact=recipe.outer_contact,
         model=bundle if sample.labels is None else None,
         work=work,
     )

@@ -159,9 +159,10 @@ def numbers_of(
 
 
 def contact_numbers(counts: dict[str, Counts], name: str, layout: Layout) -> dict[str, Number]:
-    """Bone-implant contact by faces and by voxels."""
+    """Bone-implant contact by faces and by voxels, and of the outer surface where it was counted."""
     area = contact.contact_area(counts[name]["faces"], layout.voxel_size_um)[list(IMPLANT)].sum(axis=0)
     voxels = counts[f"{name} surface"]["touching_voxels"][0]
+    outer = _outer_contact(counts[f"{name} outer"]["faces"], layout) if f"{name} outer" in counts else {}
     return {
         "bone-implant contact, faces": Number(
             "BIC",
@@ -180,7 +181,20 @@ def contact_numbers(counts: dict[str, Counts], name: str, layout: Layout) -> dic
             int(voxels[0]),
             int(voxels[1]),
         ),
+        **outer,
     }
+
+
+def _outer_contact(faces: np.ndarray, layout: Layout) -> dict[str, Number]:
+    """Contact by faces of an implant whose holes were filled."""
+    area = contact.contact_area(faces, layout.voxel_size_um)[list(IMPLANT)].sum(axis=0)
+    value = contact.bic_faces(faces, layout.voxel_size_um, implant=IMPLANT, bone=BONE)
+    definition = (
+        "as by faces, of the implant with its holes filled: cracks and pores that it encloses, from which no chain of other "
+        "voxels, joined by corners too, leads to the border of the volume, are no surface"
+    )
+    bone, both = float(area[BONE]), float(area[BONE] + area[0])
+    return {"bone-implant contact, outer surface": Number("BIC_outer", value, "", definition, bone, both)}
 
 
 def region_counts(counts: dict[str, Counts], name: str, roi: Roi) -> np.ndarray | None:

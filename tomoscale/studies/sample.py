@@ -22,11 +22,12 @@ from tomoscale.measures.class_histogram import centres
 from tomoscale.measures.cylinder import cylinder_around
 from tomoscale.measures.inertia import Axis, axis_of, inertia
 from tomoscale.measures.intensity import moments
+from tomoscale.objects.filters import fill_holes
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Counts
 from tomoscale.studies import quantities as rows
 from tomoscale.studies.checks import checks_of, clipped_fraction, clipped_fractions, sides_with
-from tomoscale.studies.counting import BONE, IMPLANT, Layout, grey_population, measures_of
+from tomoscale.studies.counting import BONE, IMPLANT, LAYER, Layout, grey_population, measures_of
 from tomoscale.studies.inputs import voxel_size_of
 from tomoscale.studies.quantities import NOISES, Denominator, Roi, regions_asked
 from tomoscale.studies.regions import shell_edges, shells_around, surroundings
@@ -48,6 +49,7 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
     roi_distance_um: float = 1000.0,
     roi: Roi | Sequence[Roi] = ("reference_dilated",),
     cnr_denominator: Denominator = "root_sum_square",
+    outer_contact: bool = False,
     model: Mapping[str, Any] | None = None,
     work: Work | None = None,
 ) -> dict[str, Any] | None:
@@ -74,6 +76,8 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
         another pass).
     cnr_denominator : str
         Noise of the contrast to noise: "root_sum_square", "pooled" or "background".
+    outer_contact : bool
+        Also the contact of the outer surface, without cracks that the implant encloses; takes two more passes.
     model : mapping, optional
         What made the labels, as JSON values, for the record.
     work : Work, optional
@@ -103,6 +107,8 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
         raise InputError(f"the healing time must be positive, got {healing_days} days")
     layout = _laid_out(volumes, size, roi_distance_um, folder, work)
     measured = {**volumes, **_regions(volumes, layout, roi_distance_um, rois, folder, work)}
+    if outer_contact:
+        measured |= _without_holes(volumes, folder, work)
     counts = work.measure(measures_of(measured, layout), measured, folder / "measure")
     if counts is None:
         return None
@@ -112,6 +118,7 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
         "voxel_size_um": list(size),
         "roi": list(rois),
         "cnr_denominator": cnr_denominator,
+        "outer_contact": outer_contact,
     }
     content = {
         "program": f"tomoscale {tomoscale.__version__}",
@@ -180,6 +187,18 @@ def _regions(
                 target = folder / f"{name}_region.zarr"
                 regions[f"{name} region"] = surroundings(volumes[name], IMPLANT, distance_um, target, work)
     return regions
+
+
+def _without_holes(volumes: dict[str, Volume], folder: Path, work: Work) -> dict[str, Volume]:
+    """Labels and truth with the holes of the implant filled; where only plans are shown, the labels in their place."""
+    filled = {}
+    for name in ("labels", "truth"):
+        if name in volumes:
+            # What is around a 6-connected object is joined by corners too.
+            how: dict[str, Any] = {"connectivity": 6, "classes": IMPLANT, "value": LAYER}
+            made = fill_holes(volumes[name], folder / f"{name}_outer.zarr", work=work, **how)
+            filled[f"{name} outer"] = made if made.finished else volumes[name]
+    return filled
 
 
 def _found(

@@ -229,6 +229,7 @@ def _paper_columns(iou_preset: str) -> list[tuple[str, str, float, int]]:
         ("degradation rate", "DR by Crofton surface (mm/a)", 1.0, 3),
         ("bone-implant contact, faces", "BIC by faces (%)", 100.0, 2),
         ("bone-implant contact, voxels", "BIC by voxels (%)", 100.0, 2),
+        ("bone-implant contact, outer surface", "BIC of the outer surface (%)", 100.0, 2),
         *((name, f"{symbol}, {name} (%)", 100.0, 2) for name, symbol, _ in ROIS.values()),
     ]
 
