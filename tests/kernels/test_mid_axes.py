@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 from tests.blocks import block_shapes, map_by_blocks, seeds, small_shapes
 from tests.kernels.test_thickness import CUBES, brute_force, largest, random_structure, spacings, squared_inside
+from tomoscale.geometry import Grid
 from tomoscale.kernels.ball import make_ball
 from tomoscale.kernels.mid_axes import mid_axes
 
@@ -46,6 +49,20 @@ def test_what_is_wider_than_the_largest_ball_is_all_mid_axis():
     squared, _ = squared_inside(mask)
     found = map_by_blocks(mid_axes(make_ball(4.0, CUBES)), squared, (8, 8, 8))
     np.testing.assert_array_equal(found, squared >= 16)
+
+
+@pytest.mark.parametrize("density", [0.5, 0.9])
+def test_memory_stays_below_what_is_declared(density):
+    shape = (64, 64, 64)
+    squared, ball = squared_inside(np.random.default_rng(0).random(shape) < density)
+    kernel = mid_axes(largest(squared, ball))
+    block = kernel.block(Grid(shape, shape), 0, shape)
+    kernel.apply(squared, block)
+    tracemalloc.start()
+    kernel.apply(squared, block)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.5 * kernel.bytes_per_voxel * squared.size < peak <= kernel.bytes_per_voxel * squared.size
 
 
 def test_devices_equal_the_host(device):

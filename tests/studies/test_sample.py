@@ -413,6 +413,8 @@ def cracked() -> np.ndarray:
     labels[15, 14:16, 19:22] = 0  # enclosed, with a speck of bone
     labels[15, 15, 20] = 3
     labels[20, 15, :12] = 0  # open to the outside
+    steps = np.arange(8)
+    labels[20 + steps, 15 + steps, 15] = 0  # open to it too, by edges of voxels alone
     labels[15, 15, 26:29] = 0  # a closed gap between bone and implant
     labels[5:7, 5:7, 30] = 0  # a pore in bone
     return labels

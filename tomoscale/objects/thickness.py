@@ -111,7 +111,9 @@ def mid_axes(
 
     There the local thickness is twice the distance to the outside. Of a plate this is its middle (two layers, where it
     is an even number of voxels thick), of a rod its axis, of a ball its centre; what is narrower near the surface is
-    not of it, so that roughness makes no branches. Parameters as for `thickness`.
+    not of it, so that roughness makes no branches. Where a rod or a plate tapers the axis is not gapless: a voxel that
+    the ball of a wider place covers is left out, so that gaps are shorter than the radius there. Parameters as for
+    `thickness`.
 
     Raises
     ------

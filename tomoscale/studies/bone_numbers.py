@@ -34,7 +34,8 @@ _CONVENTIONS = {
     "thickness": "diameter of the largest ball of voxel centres in the phase (Hildebrand and Rüegsegger 1997); balls end "
     "at the edge of a region, but not at the border of the volume",
     "trabecular number": "from the distance between mid-axes, the voxels of bone that no larger ball covers than their own; "
-    "where plates are an even number of voxels thick these are two voxels wide, so that the distance is up to two voxels short",
+    "where plates are an even number of voxels thick these are two voxels wide, so that the distance is up to two voxels "
+    "short, and where bone tapers they have gaps of up to its radius",
     "connectivity": "bone 26-connected, space 6-connected",
     "anisotropy": "intercepts in all 145 primitive lattice directions up to 3 voxels, ellipsoid by weighted least squares",
 }
