@@ -78,6 +78,24 @@ def memory(text: str) -> int:
     return int(_positive(text, BYTES, "amount of memory", "8GiB or 500MB"))
 
 
+def ranges(text: str) -> tuple[tuple[float | None, float | None], ...]:
+    """Ranges of grey values from "90:120" or ":40,200:", above the first number and not above the second.
+
+    Examples
+    --------
+    >>> ranges(":40,200:")
+    ((None, 40.0), (200.0, None))
+    """
+    example = "90:120, or :40,200: without limits at the ends"
+    found = []
+    for part in text.split(","):
+        low, colon, high = (word.strip() for word in part.partition(":"))
+        if not colon or not (low or high):
+            raise _wrong(text, "one range of grey values or several", example)
+        found.append((number(low) if low else None, number(high) if high else None))
+    return tuple(found)
+
+
 def days(text: str) -> float:
     """Days from "6weeks", "42d" or "0.5years"."""
     return _positive(text, DAYS, "time", "6weeks, 42days or 0.5years")
@@ -155,6 +173,7 @@ NAMES: Mapping[Callable[[str], Any], str] = {
     memory: "memory",
     days: "time",
     number: "number",
+    ranges: "ranges of grey values",
     numbers: "numbers",
     positive: "positive integer",
     natural: "natural number",

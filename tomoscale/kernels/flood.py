@@ -130,7 +130,8 @@ def push(heap: np.ndarray, n: int, entry: np.uint64) -> None:
 @_jit  # type: ignore[untyped-decorator]
 def pop(heap: np.ndarray, n: int) -> np.uint64:
     """Take the least entry out of a heap of `n`."""
-    least, last = heap[0], heap[n - 1]
+    least: np.uint64 = heap[0]
+    last = heap[n - 1]
     place = 0
     while True:
         below = 2 * place + 1
@@ -148,14 +149,14 @@ def pop(heap: np.ndarray, n: int) -> np.uint64:
 
 @_jit  # type: ignore[untyped-decorator]
 def _borders(costs: np.ndarray, steps: np.ndarray, i: int) -> bool:
-    for step in steps:
+    for step in steps:  # noqa: SIM110 -- Numba compiles no generators
         if costs[i + step] == UNREACHED:
             return True
     return False
 
 
 @_jit  # type: ignore[untyped-decorator]
-def _flood(  # noqa: PLR0913, C901 -- plain arrays, as compiled code takes them, and one loop over them
+def _flood(  # noqa: C901 -- plain arrays, as compiled code takes them, and one loop over them
     levels: np.ndarray,
     costs: np.ndarray,
     labels: np.ndarray,

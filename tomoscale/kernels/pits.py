@@ -57,14 +57,14 @@ def fill_pits(keys: np.ndarray, raised: np.ndarray, inside: np.ndarray, shell: S
 
 @_jit  # type: ignore[untyped-decorator]
 def _lowest(keys: np.ndarray, costs: np.ndarray, steps: np.ndarray, i: int) -> bool:
-    for step in steps:
+    for step in steps:  # noqa: SIM110 -- Numba compiles no generators
         if costs[i + step] != 0 and keys[i + step] < keys[i]:
             return False
     return True
 
 
 @_jit  # type: ignore[untyped-decorator]
-def _fill(
+def _fill(  # noqa: C901 -- one loop, as compiled code takes it
     keys: np.ndarray, costs: np.ndarray, steps: np.ndarray, shell_places: np.ndarray, shell_costs: np.ndarray
 ) -> None:
     """Lower the costs in place; voxels around the block have the cost 0 there, so that none is ever lowered."""
@@ -83,11 +83,11 @@ def _fill(
     while n > 0:
         entry = pop(heap, n)
         n -= 1
-        i, cost = np.int64(entry & low), entry >> shift
-        if costs[i] != 0 and costs[i] != cost:
+        place, cost = np.int64(entry & low), entry >> shift
+        if costs[place] != 0 and costs[place] != cost:
             continue  # It was lowered further since.
         for step in steps:
-            q = i + step
+            q = place + step
             if q < 0 or q >= costs.size or costs[q] == 0:
                 continue
             level = np.uint64(keys[q]) << np.uint64(1)

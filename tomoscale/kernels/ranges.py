@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -56,9 +57,11 @@ def classes_of_ranges(ranges: Mapping[int, Sequence[Range]]) -> Kernel:
         if not low < high or (low, high) == (-np.inf, np.inf):
             raise ValueError(f"a range of grey values must have a limit and end above its start, got {low} to {high}")
     numbers.sort()
-    for (low, high), (start, end) in zip(numbers, numbers[1:], strict=False):
+    for (low, high), (start, end) in itertools.pairwise(numbers):
         if start < high:
-            raise ValueError(f"the ranges {low} to {high} and {start} to {end} overlap: one voxel cannot mark two classes")
+            raise ValueError(
+                f"the ranges {low} to {high} and {start} to {end} overlap: one voxel cannot mark two classes"
+            )
     return Kernel(
         "classes of ranges",
         partial(class_of_ranges, ranges=listed),

@@ -115,8 +115,7 @@ class Borders:
         parts = [
             self._part(tuple(p + o for p, o in zip(position, offset, strict=True)), offset, shape)
             for offset in itertools.product((-1, 0, 1), repeat=3)
-            if any(offset)
-            and all(0 <= p + o < n for p, o, n in zip(position, offset, self.grid.counts, strict=True))
+            if any(offset) and all(0 <= p + o < n for p, o, n in zip(position, offset, self.grid.counts, strict=True))
         ]
         if not parts:
             return nothing(np.dtype(np.uint8))
@@ -209,7 +208,7 @@ def painting(rule: Rule, settled: Settled, others: tuple[Volume, ...], **more: A
     )
 
 
-def with_block(rule: Rule, volumes: Mapping[str, Volume], target: Path, folder: Path, kind: Kind, work: Work) -> Work:  # noqa: PLR0913 -- what is computed, from what, to where
+def with_block(rule: Rule, volumes: Mapping[str, Volume], target: Path, folder: Path, kind: Kind, work: Work) -> Work:
     """Work with the block of all rounds: what was asked for or begun, else what suits the last pass, which writes."""
     shape = work.block_shape or (None if work.overwrite else begun_block(folder / "round-1"))
     if shape is None:

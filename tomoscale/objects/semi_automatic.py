@@ -112,15 +112,14 @@ def semi_automatic(
         If ranges overlap or a length is not positive.
     """
     work, scan, target = work or Work(), opened(source), Path(target)
-    voxel_size = known_voxel_size(scan)
-    gradient = gradient_magnitude(max(voxel_size) if sigma_um is None else sigma_um, voxel_size)
-    asked = _asked(markers, gradient, bone_above)
+    steep = _gradient_kernel(scan, sigma_um)
+    asked = _asked(markers, steep, bone_above)
     refuse_own_source(target, (scan,) if isinstance(markers, Seeds) else (scan, opened(markers)))
     if not work.overwrite and finished_before(target, _last(scan, scan, bone_above, asked), found=(FOUND,)):
         return open_zarr(target)
     parts = parts_of(target)
     seeds = _marked(scan, parts, markers, work)
-    relief = work.map(gradient, scan, parts / "gradient.zarr")
+    relief = work.map(steep, scan, parts / "gradient.zarr")
     flooded = watershed(relief, seeds, parts / "flooded.zarr", work=work)
     if bone_above is None:
         bone_above = _otsu(scan, flooded, parts / "histogram", work)
@@ -128,6 +127,29 @@ def semi_automatic(
     if not work.plan_only:
         shutil.rmtree(parts, ignore_errors=True)
     return result
+
+
+def gradient(source: Source, target: str | Path, *, sigma_um: float | None = None, work: Work | None = None) -> Volume:
+    """Write the magnitude of the gradient of a scan, in grey values per micrometre (float32): a relief to flood.
+
+    Parameters
+    ----------
+    source : Volume or path
+        Grey values.
+    target : path
+    sigma_um : float, optional
+        Of the Gaussian whose derivative it is; by default the longest edge of a voxel.
+    work : Work or None
+
+    Raises
+    ------
+    InputError
+        If the voxel size is not known.
+    ValueError
+        If `sigma_um` is not positive.
+    """
+    work, scan = work or Work(), opened(source)
+    return work.map(_gradient_kernel(scan, sigma_um), scan, target)
 
 
 def threshold_used(target: str | Path) -> float:
@@ -181,14 +203,19 @@ def grey_thresholds(
     return multi_otsu_from_histogram(*greys_of_histogram(counts, scan.dtype.name), n_classes)
 
 
-def _asked(markers: Source | Seeds, gradient: Kernel, bone_above: float | None) -> dict[str, Any]:
+def _gradient_kernel(scan: Volume, sigma_um: float | None) -> Kernel:
+    voxel_size = known_voxel_size(scan)
+    return gradient_magnitude(max(voxel_size) if sigma_um is None else sigma_um, voxel_size)
+
+
+def _asked(markers: Source | Seeds, steep: Kernel, bone_above: float | None) -> dict[str, Any]:
     """What guards a resumed run beside the scan."""
     made = (
         {**markers.kernel.parameters, "min_voxels": markers.min_voxels}
         if isinstance(markers, Seeds)
         else identity(opened(markers))
     )
-    return {"markers": made, "gradient": dict(gradient.parameters), "threshold": bone_above}
+    return {"markers": made, "gradient": dict(steep.parameters), "threshold": bone_above}
 
 
 def _marked(scan: Volume, parts: Path, markers: Source | Seeds, work: Work) -> Volume:
@@ -200,9 +227,7 @@ def _marked(scan: Volume, parts: Path, markers: Source | Seeds, work: Work) -> V
     found = work.map(markers.kernel, scan, parts / "ranges.zarr", kind="labels", classes=CLASSES)
     if markers.min_voxels <= 1:
         return found
-    return remove_small(
-        found, parts / "markers.zarr", min_voxels=markers.min_voxels, multilabel=True, work=work
-    )
+    return remove_small(found, parts / "markers.zarr", min_voxels=markers.min_voxels, multilabel=True, work=work)
 
 
 def _otsu(scan: Volume, flooded: Volume, record: Path, work: Work) -> float:
@@ -242,5 +267,12 @@ class _Last:
 
     def __call__(self, values: Array, block: Block) -> np.ndarray:
         labels = self.flooded.read(block.write)
+        if int(labels.max()) > REST:
+            raise InputError(
+                f"{self.flooded.name} holds the label {int(labels.max())}, but markers are {METAL} metal, {LAYER} layer and "
+                f"{REST} what is neither: check the markers"
+            )
         bone = to_host(values) > self.bone_above
-        return np.where(labels == REST, np.where(bone, np.uint8(BONE), np.uint8(0)), labels).astype(np.uint8, copy=False)
+        return np.where(labels == REST, np.where(bone, np.uint8(BONE), np.uint8(0)), labels).astype(
+            np.uint8, copy=False
+        )

@@ -57,11 +57,11 @@ class Maxima:
         """Lower the maxima of a block; the tally is voxels with a distance, and those of them where it is infinite."""
         (relief,) = volumes
         inside = relief > 0
-        n_endless = np.count_nonzero(np.isinf(relief))
+        n_endless = int(np.count_nonzero(np.isinf(relief)))
         # Upside down, so that maxima are pits. Keys of float32 are not 0, and 2^32 - 1 is that of no number.
         keys, raised = ~keys_of(relief), ~keys_of(relief - np.float32(self.depth_um))
         costs = fill_pits(keys, raised, inside, shell, self.connectivity)
-        return State(costs, np.broadcast_to(np.uint8(0), costs.shape), (np.count_nonzero(inside), n_endless))
+        return State(costs, np.broadcast_to(np.uint8(0), costs.shape), (int(np.count_nonzero(inside)), n_endless))
 
     def paint(self, state: State) -> np.ndarray:
         """Mask of the maxima."""
@@ -72,7 +72,9 @@ class Maxima:
         if not tally[0]:
             raise InputError("there is no voxel of the object, so nothing can be split: check the labels")
         if tally[1]:
-            raise InputError("the object fills the whole volume, so there is no distance to its outside: check the labels")
+            raise InputError(
+                "the object fills the whole volume, so there is no distance to its outside: check the labels"
+            )
 
 
 def maxima(
@@ -112,7 +114,9 @@ def maxima(
     if not depth_um > 0:
         raise ValueError(f"depth_um must be positive, got {depth_um}: every voxel of a plateau would be a maximum")
     if volume.dtype != np.float32:
-        raise InputError(f"{volume.name} holds {volume.dtype}, but distances are float32: make them with `tomoscale distance`")
+        raise InputError(
+            f"{volume.name} holds {volume.dtype}, but distances are float32: make them with `tomoscale distance`"
+        )
     rule = Maxima(float(depth_um), connectivity)
     unsettled = Settled(Borders(Grid(volume.shape, volume.shape), ""), 0, ())
     if not work.overwrite and finished_before(target, painting(rule, unsettled, (), rounds=0), found=("rounds",)):
@@ -126,7 +130,7 @@ def maxima(
     return result
 
 
-def split_touching(  # noqa: PLR0913 -- what an object is, and what parts it
+def split_touching(
     source: Source,
     target: str | Path,
     *,

@@ -88,19 +88,18 @@ class Flooding:
     def spread(self, volumes: Arrays, block: Block, shell: Shell) -> State:
         """Flood a block; the tally is voxels flooded or to be flooded, markers among them, and voxels not reached."""
         relief, markers = volumes[:2]
-        if self.masked:
-            inside = Selection(26, self.classes).mask(volumes[2])
-        else:
-            inside = np.ones(relief.shape, bool)
+        inside = Selection(26, self.classes).mask(volumes[2]) if self.masked else np.ones(relief.shape, bool)
         refuse_nan(relief, inside, block)
         if markers.dtype.kind == "i" and (markers < 0).any():
             place = first_true(markers < 0, write_start(block))
-            raise InputError(f"the marker at voxel {place} (z, y, x) is negative: labels are 1 and more, 0 is no marker")
+            raise InputError(
+                f"the marker at voxel {place} (z, y, x) is negative: labels are 1 and more, 0 is no marker"
+            )
         keys = keys_of(relief)
         labels = markers.astype(self.label_dtype)
         costs, flooded = flood(~keys if self.descending else keys, inside, labels, shell, self.connectivity)
-        n_inside, n_markers = np.count_nonzero(inside), np.count_nonzero(labels[inside])
-        return State(costs, flooded, (n_inside, n_markers, n_inside - np.count_nonzero(flooded)))
+        n_inside, n_markers = int(inside.sum()), int(np.count_nonzero(labels[inside]))
+        return State(costs, flooded, (n_inside, n_markers, n_inside - int(np.count_nonzero(flooded))))
 
     def paint(self, state: State) -> np.ndarray:
         """Labels."""
