@@ -1,17 +1,20 @@
-"""Run an operation on components by blocks on a plain array: files between the passes, no ledger and no Zarr."""
+"""Run what takes several passes by blocks on plain arrays: files between the passes, no ledger and no Zarr."""
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from tomoscale.geometry import Grid
+from tomoscale.geometry import Grid, Halo
 from tomoscale.objects.joining import Tables, join
 from tomoscale.objects.painting import STARTS, paint_block, painting
 from tomoscale.objects.passes import Operation
 from tomoscale.objects.pieces import pieces
+from tomoscale.objects.rounds import Borders, Rule, spread_block
+from tomoscale.step import make_block
 
 
 def run_by_blocks(operation: Operation, values: np.ndarray, block_shape: tuple[int, int, int]) -> np.ndarray:
@@ -49,3 +52,24 @@ def ranked(labels: np.ndarray) -> np.ndarray:
     table = np.zeros(int(labels.max()) + 1, np.int64)
     table[ids[np.argsort(first)]] = np.arange(1, ids.size + 1)
     return table[labels]
+
+
+def settle_by_blocks(rule: Rule, volumes: tuple[np.ndarray, ...], block_shape: tuple[int, int, int]) -> np.ndarray:
+    """What a rule makes of `volumes` once the borders of all blocks agree."""
+    grid, before = Grid(volumes[0].shape, block_shape), None
+    with tempfile.TemporaryDirectory() as name:
+        for number in itertools.count():
+            now, changed = Borders(grid, f"{name}/{number}"), 0
+            for n in range(len(grid)):
+                block = make_block(grid, n, grid.shape, Halo())
+                parts = (v[block.read] for v in volumes)
+                changed += int(spread_block(*parts, block=block, rule=rule, before=before, now=now)["changed"][0])
+            before = now
+            if not changed:
+                break
+        result = np.empty(grid.shape, rule.dtype)
+        for n, region in enumerate(grid):
+            block = make_block(grid, n, grid.shape, Halo())
+            state = rule.spread(tuple(v[region] for v in volumes), block, before.around(n))
+            result[region] = rule.paint(state)
+        return result

@@ -39,6 +39,7 @@ def steepness(values: Array, sigma_um: float, voxel_size_um: Spacing, truncate: 
         part /= np.float32(edge)
         part *= part
         total = part if total is None else xp.add(total, part, out=total)
+        del part  # before the next one is made
     return xp.sqrt(total, out=total)
 
 

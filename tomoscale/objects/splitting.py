@@ -25,7 +25,7 @@ from tomoscale.objects.watershed import Flooding, flood_to, flooded_before, iden
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work, refuse_own_source
 
-FILL_BYTES = 36
+FILL_BYTES = 42
 """Most that `fill_pits` takes per voxel with its keys: costs, levels, keys twice, and what waits."""
 
 
