@@ -49,7 +49,7 @@ def volumes(tmp_path):
     values=st.sampled_from((1, 3, 200)),
     descending=st.booleans(),
 )
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_blocks_that_agree_have_the_labels_of_the_whole(seed, shape, block_shape, connectivity, values, descending):
     random = np.random.default_rng(seed)
     relief = random.integers(-values // 2, values // 2 + 1, shape).astype(np.int16)
@@ -62,7 +62,7 @@ def test_blocks_that_agree_have_the_labels_of_the_whole(seed, shape, block_shape
     np.testing.assert_array_equal(settle_by_blocks(rule, volumes, block_shape), whole)
 
 
-@pytest.mark.parametrize("block", [SHAPE, (7, 20, 9), (5, 6, 7)])
+@pytest.mark.parametrize("block", [SHAPE, (7, 20, 9), (9, 7, 12)])
 @pytest.mark.parametrize("connectivity", [6, 26])
 def test_a_stored_volume_has_the_labels_of_scikit_image(tmp_path, volumes, block, connectivity):
     relief, markers = volumes
@@ -141,7 +141,7 @@ def test_processes_give_the_same_labels(tmp_path, volumes):
     from tomoscale.work import working
 
     one = watershed(*volumes, tmp_path / "one.zarr", work=Work(block_shape=SHAPE)).read()
-    with working("processes", processes=2, block_shape=(9, 10, 22)) as work:
+    with working("processes", processes=2, block_shape=(9, 20, 22)) as work:
         np.testing.assert_array_equal(watershed(*volumes, tmp_path / "two.zarr", work=work).read(), one)
 
 
