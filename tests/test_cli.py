@@ -164,6 +164,35 @@ def test_objects_distances_and_thicknesses_are_made_from_the_command_line(tmp_pa
     assert "numbers that are all different" in capsys.readouterr().err
 
 
+def test_touching_objects_are_split_and_reliefs_flooded_from_the_command_line(tmp_path, capsys):
+    away = np.indices((12, 12, 24))
+    mask = ((away[0] - 6) ** 2 + (away[1] - 6) ** 2 + (abs(away[2] - 11.5) - 4) ** 2 <= 26).astype(np.uint8)
+    volume_at(tmp_path / "balls.zarr", mask)
+    split = told(capsys, "split", tmp_path / "balls.zarr", tmp_path / "parts.zarr", "--min-depth", "2um")
+    assert (split["objects"], split["voxels"], split["unreached_voxels"]) == (2, mask.sum(), 0)
+    parts = open_zarr(tmp_path / "parts.zarr").read()
+    np.testing.assert_array_equal(parts, mask * np.where(away[2] < 12, 1, 2))
+    told(capsys, "gradient", tmp_path / "balls.zarr", tmp_path / "steep.zarr", "--sigma", "5um")
+    names = ("steep.zarr", "parts.zarr", "basins.zarr")
+    flooded = told(capsys, "watershed", *(tmp_path / n for n in names), "--mask", tmp_path / "balls.zarr")
+    assert flooded["rounds"] == 1
+    np.testing.assert_array_equal(open_zarr(tmp_path / "basins.zarr").read(), parts)
+    assert main(["watershed", *(str(tmp_path / n) for n in names)]) == 4
+    assert "was begun with another plan" in capsys.readouterr().err
+
+
+def test_a_scan_is_labelled_by_ranges_from_the_command_line(tmp_path, capsys):
+    truth = np.zeros((8, 8, 32), np.uint8)
+    truth[..., 8:16], truth[..., 16:24], truth[..., 24:] = 1, 2, 3
+    volume_at(tmp_path / "scan.zarr", np.array([10, 90, 150, 220], np.uint8)[truth], kind="grey")
+    found = told(capsys, "thresholds", tmp_path / "scan.zarr", tmp_path / "record", "--number", 4)
+    assert found == {"thresholds": [10, 90, 150]}
+    ranges = ("--metal", "80:100", "--layer", "140:160", "--rest", ":20,200:")
+    made = told(capsys, "semi-automatic", tmp_path / "scan.zarr", tmp_path / "truth.zarr", *ranges)
+    assert made["bone_above"] == 10
+    np.testing.assert_array_equal(open_zarr(tmp_path / "truth.zarr").read(), truth)
+
+
 def test_bone_and_voids_are_measured_from_the_command_line(tmp_path, capsys):
     bone = np.ones((20, 30, 30), np.uint8)
     bone[6:13, 9:16, 9:16] = 0

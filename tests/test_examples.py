@@ -47,6 +47,7 @@ BENCHMARKS = {
         "10",
     ),
     "segmentation.py": ("--size", "32", "--slices", "2", "--repeat", "1"),
+    "watershed.py": ("--size", "32", "--block", "16", "--bone", "nowhere"),
     "storage.py": ("--size", "32", "--shard", "32", "--chunk", "16", "--repeats", "1"),
 }
 SHARED = {"record.py"}

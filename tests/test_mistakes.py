@@ -105,6 +105,23 @@ VALUES = (
     mistake("a healing time of nothing", "measure {labels} {out} --healing-time 0d", 2, "'0d'", "positive"),
     mistake("a healing time in moons", "measure {labels} {out} --healing-time 2moons", 2, "'2moons'", "6weeks"),
     mistake("a distance without a unit", "measure {labels} {out} --roi-distance 1000", 2, "'1000'", "no unit"),
+    mistake("a depth without a unit", "split {labels} {out} --min-depth 10", 2, "'10'", "no unit"),
+    mistake("ranges of one number", "semi-automatic {scan} {out} --metal 90", 2, "'90'", "90:120"),
+    mistake("ranges without limits", "semi-automatic {scan} {out} --metal :", 2, "':'", "90:120"),
+    mistake("ranges of two materials", "semi-automatic {scan} {out} --metal 1:2 --layer 3:4", 2, "--rest missing"),
+    mistake(
+        "ranges that overlap",
+        "semi-automatic {scan} {out} --metal 1:20 --layer 10:30 --rest 40:50",
+        2,
+        "1.0 to 20.0 and 10.0 to 30.0 overlap",
+    ),
+    mistake(
+        "ranges and painted markers",
+        "semi-automatic {scan} {out} --metal 1:20 --markers {labels}",
+        2,
+        "one or the other",
+    ),
+    mistake("one class", "thresholds {scan} {out} --number 1", 2, "n_classes", "at least 2"),
     mistake("a region of two axes", "export {labels} {out}.tif --region 0:4,0:4", 2, "'0:4,0:4'", "three ranges"),
     mistake(
         "a region of nothing", "export {labels} {out}.tif --region 4:4,:,:", 2, "'4:4,:,:'", "end after they start"
@@ -218,6 +235,15 @@ SCIENCE = (
     mistake("a threshold of one value", "threshold {flat} {out} --otsu", 3, "{flat}", "different grey values"),
     mistake("Otsu of 32 bits", "threshold {normal} {out} --otsu", 3, "{normal}", "float32", "16 bits"),
     mistake("a threshold of a NaN", "threshold {nan} {out} --above 0", 3, "(3, 4, 5)", "nan.h5"),
+    mistake("markers of another shape", "watershed {scan} {other} {out}", 3, "{other}", "one grid"),
+    mistake(
+        "grey values as markers", "watershed {scan} {normal} {out}", 3, "{normal}", "float32", "tomoscale components"
+    ),
+    mistake("markers of nothing", "watershed {scan} {labels} {out} --mask {bare}", 3, "mask holds no voxel"),
+    mistake("a split of nothing", "split {bare} {out}", 3, "{bare}", "no voxel of the object"),
+    mistake("a split of grey values", "split {normal} {out}", 3, "{normal}", "labels or masks"),
+    mistake("a gradient of unknown voxel size", "gradient {sizeless} {out}", 3, "{sizeless}", "voxel"),
+    mistake("too many classes", "thresholds {flat} {out} --number 3", 3, "{flat}", "fewer than 3 different grey values"),
     mistake("segmenting what is not normalised", "segment {scan} {out}", 3, "uint16", "tomoscale normalise"),
     mistake("cleaning values that are not labels", "clean {normal} {out}", 3, "normal.zarr"),
     mistake("no such model", "segment {normal} {out} --model {nowhere}", 3, "{nowhere}"),

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from tomoscale.formats.raw import RawLayout as RawLayout
     from tomoscale.objects.components import components as components
     from tomoscale.objects.distance import distance as distance
+    from tomoscale.objects.semi_automatic import semi_automatic as semi_automatic
+    from tomoscale.objects.splitting import split_touching as split_touching
     from tomoscale.objects.thickness import thickness as thickness
+    from tomoscale.objects.watershed import watershed as watershed
     from tomoscale.plan import plan_map as plan_map
     from tomoscale.plan import plan_measure as plan_measure
     from tomoscale.resources import Resources as Resources
@@ -49,10 +52,13 @@ _HOMES = {
     "plan_measure": "plan",
     "run": "engine",
     "segment": "segmentation.segment",
+    "semi_automatic": "objects.semi_automatic",
+    "split_touching": "objects.splitting",
     "status": "audit",
     "thickness": "objects.thickness",
     "threshold": "thresholding",
     "verify": "audit",
+    "watershed": "objects.watershed",
     "working": "work",
 }
 

@@ -8,7 +8,7 @@ from skimage.filters import threshold_multiotsu
 
 from tests.world import volume_at
 from tomoscale.errors import InputError, PlanError
-from tomoscale.objects.semi_automatic import Seeds, grey_thresholds, gradient, semi_automatic, threshold_used
+from tomoscale.objects.semi_automatic import Seeds, gradient, grey_thresholds, semi_automatic, threshold_used
 from tomoscale.volume import open_zarr
 from tomoscale.work import Work
 
