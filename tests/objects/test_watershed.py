@@ -16,7 +16,7 @@ from tomoscale.engine import Driver
 from tomoscale.errors import InputError, PlanError
 from tomoscale.objects.rounds import Borders, spread_block
 from tomoscale.objects.watershed import Flooding, watershed, watershed_figures
-from tomoscale.volume import open_zarr
+from tomoscale.volume import create_volume, open_zarr
 from tomoscale.work import Work
 
 SHAPE = (18, 20, 22)
@@ -237,3 +237,11 @@ def test_nan_outside_the_mask_does_not_matter_and_classes_need_a_mask(tmp_path, 
         watershed(*volumes, tmp_path / "other.zarr", mask_classes=(1,))
     with pytest.raises(InputError, match="was not made by a watershed"):
         watershed_figures(tmp_path / "mask.zarr")
+
+
+def test_a_block_of_too_many_voxels_is_refused_before_anything_is_read(tmp_path):
+    shape = (1300, 1300, 1300)
+    relief = create_volume(tmp_path / "relief.zarr", shape=shape, dtype=np.uint8, voxel_size_um=1.0)
+    markers = create_volume(tmp_path / "markers.zarr", shape=shape, dtype=np.uint8, voxel_size_um=1.0, kind="labels")
+    with pytest.raises(PlanError, match=r"a block of 1300 x 1300 x 1300 voxels is too large.*smaller --block"):
+        watershed(relief, markers, tmp_path / "found.zarr", work=Work(block_shape=shape, plan_only=True))

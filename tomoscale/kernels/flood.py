@@ -24,6 +24,8 @@ import numpy as np
 
 STEP_BITS = 31
 """Bits of a cost that count steps; the level plus one lies above."""
+PLACE_BITS = 31
+"""Bits of what waits that are a voxel's place in the block, padded by one voxel."""
 UNREACHED = np.uint64(2**64 - 1)
 """Cost of a voxel that no path has reached."""
 FLOOD_BYTES = 34

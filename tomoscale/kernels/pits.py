@@ -11,11 +11,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from tomoscale.kernels.flood import Shell, grown, padded, pop, push, steps_of
+from tomoscale.kernels.flood import PLACE_BITS, Shell, grown, padded, pop, push, steps_of
 
 PIT = np.uint64(1)
 """Bit of a cost that says that the voxel is the bottom of a pit; the level lies above."""
-PLACE_BITS = 31
 
 _INSIDE = (slice(1, -1),) * 3
 _jit = numba.njit(cache=True, nogil=True)

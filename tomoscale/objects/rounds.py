@@ -26,8 +26,9 @@ import numpy as np
 import xxhash
 
 from tomoscale.arrays import Array, to_host
+from tomoscale.errors import PlanError
 from tomoscale.geometry import Block, Grid, Halo, region_shape
-from tomoscale.kernels.flood import UNREACHED, Shell
+from tomoscale.kernels.flood import PLACE_BITS, UNREACHED, Shell
 from tomoscale.objects.pieces import file_of
 from tomoscale.objects.stored import StoredArrays, save_arrays
 from tomoscale.plan import begun_block, plan_map
@@ -168,8 +169,8 @@ def run_rounds(rule: Rule, volumes: Mapping[str, Volume], folder: Path, work: Wo
     """
     assert work.block_shape is not None
     first = next(iter(volumes.values()))
-    grid, before = Grid(first.shape, work.block_shape), None
-    for number in itertools.count(1):
+    grid, before, number = Grid(first.shape, work.block_shape), None, 1
+    while True:
         record = folder / f"round-{number}"
         now = Borders(grid, str(record / "borders"))
         counts = work.measure((_round(rule, number, before, now),), dict(volumes), record)
@@ -181,8 +182,7 @@ def run_rounds(rule: Rule, volumes: Mapping[str, Volume], folder: Path, work: Wo
             shutil.rmtree(before.folder, ignore_errors=True)
         if not counts["changed"][0]:
             return Settled(now, number, tally)
-        before = now
-    raise AssertionError("counting ended")
+        before, number = now, number + 1
 
 
 def painting(rule: Rule, settled: Settled, others: tuple[Volume, ...], **more: Any) -> Kernel:
@@ -209,7 +209,10 @@ def painting(rule: Rule, settled: Settled, others: tuple[Volume, ...], **more: A
 
 
 def with_block(rule: Rule, volumes: Mapping[str, Volume], target: Path, folder: Path, kind: Kind, work: Work) -> Work:
-    """Work with the block of all rounds: what was asked for or begun, else what suits the last pass, which writes."""
+    """Work with the block of all rounds: what was asked for or begun, else what suits the last pass, which writes.
+
+    `PlanError` is raised if that has more voxels than flooding can number.
+    """
     shape = work.block_shape or (None if work.overwrite else begun_block(folder / "round-1"))
     if shape is None:
         source, *others = volumes.values()
@@ -217,6 +220,10 @@ def with_block(rule: Rule, volumes: Mapping[str, Volume], target: Path, folder: 
         kernel = painting(rule, unsettled, tuple(others))
         shape = plan_map(kernel, source, target, kind=kind, resources=work.available()).grid.block_shape
     z, y, x = (min(b, n) for b, n in zip(shape, next(iter(volumes.values())).shape, strict=True))
+    if (z + 2) * (y + 2) * (x + 2) >= 1 << PLACE_BITS:
+        raise PlanError(
+            f"a block of {z} x {y} x {x} voxels is too large: flooding numbers fewer than 2^{PLACE_BITS}; give a smaller --block"
+        )
     return replace(work, block_shape=(z, y, x))
 
 
