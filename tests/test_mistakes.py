@@ -243,7 +243,9 @@ SCIENCE = (
     mistake("a split of nothing", "split {bare} {out}", 3, "{bare}", "no voxel of the object"),
     mistake("a split of grey values", "split {normal} {out}", 3, "{normal}", "labels or masks"),
     mistake("a gradient of unknown voxel size", "gradient {sizeless} {out}", 3, "{sizeless}", "voxel"),
-    mistake("too many classes", "thresholds {flat} {out} --number 3", 3, "{flat}", "fewer than 3 different grey values"),
+    mistake(
+        "too many classes", "thresholds {flat} {out} --number 3", 3, "{flat}", "fewer than 3 different grey values"
+    ),
     mistake("segmenting what is not normalised", "segment {scan} {out}", 3, "uint16", "tomoscale normalise"),
     mistake("cleaning values that are not labels", "clean {normal} {out}", 3, "normal.zarr"),
     mistake("no such model", "segment {normal} {out} --model {nowhere}", 3, "{nowhere}"),

@@ -95,6 +95,14 @@ def test_thresholds_of_a_volume_are_those_of_its_histogram(tmp_path):
         grey_thresholds(scan, tmp_path / "other", n_classes=1)
 
 
+def test_thresholds_of_32_bits_part_what_their_upper_halves_part(tmp_path):
+    values = np.repeat(np.array([-2.0, 1.0, 1.001, 7.0], np.float32), (9, 5, 5, 9)).reshape(1, 4, 7)
+    scan = volume_at(tmp_path / "scan.zarr", values, kind="grey")
+    low, high = grey_thresholds(scan, tmp_path / "record", n_classes=3)
+    assert -2.0 <= low < -1.98
+    assert 1.001 <= high < 1.008
+
+
 def test_plans_are_shown_and_nothing_is_written(tmp_path, scan, capsys):
     semi_automatic(scan, tmp_path / "found.zarr", markers=SEEDS, work=Work(plan_only=True))
     gradient(scan, tmp_path / "steep.zarr", work=Work(plan_only=True))

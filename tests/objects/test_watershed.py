@@ -12,7 +12,7 @@ from skimage.segmentation import watershed as peer
 from tests.blocks import seeds
 from tests.objects.by_blocks import settle_by_blocks
 from tests.world import volume_at
-from tomoscale.engine import Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import InputError, PlanError
 from tomoscale.objects.rounds import Borders, spread_block
 from tomoscale.objects.watershed import Flooding, watershed, watershed_figures

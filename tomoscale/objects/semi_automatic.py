@@ -27,18 +27,18 @@ from tomoscale.arrays import Array, to_host
 from tomoscale.commands import CLASSES, opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Block, Halo
-from tomoscale.kernels.classes import otsu_from_histogram
 from tomoscale.kernels.gradient import gradient_magnitude
 from tomoscale.kernels.ranges import Range, classes_of_ranges
 from tomoscale.ledger import read_plan
+from tomoscale.measures.greys import HALF, values_of
 from tomoscale.measures.intensity import Population, histogram
-from tomoscale.measures.otsu import greys_of_histogram, multi_otsu_from_histogram
+from tomoscale.measures.otsu import otsu_thresholds
 from tomoscale.objects.distance import Source, finished_before, known_voxel_size, made_of, parts_of
 from tomoscale.objects.filters import remove_small
 from tomoscale.objects.watershed import identity, watershed
 from tomoscale.plan import ledger_folder
 from tomoscale.refusals import check_agreement
-from tomoscale.step import Kernel
+from tomoscale.step import Counts, Kernel
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work, refuse_own_source
 
@@ -96,7 +96,8 @@ def semi_automatic(
     sigma_um : float, optional
         Of the Gaussian whose derivative is the gradient; by default the longest edge of a voxel.
     bone_above : float, optional
-        Threshold of bone. By default Otsu's, from the exact histogram of all voxels that are not locked.
+        Threshold of bone. By default Otsu's, from the exact histogram of all voxels that are not locked; of values of 32
+        bits as for `grey_thresholds`.
     work : Work or None
 
     Returns
@@ -173,6 +174,9 @@ def grey_thresholds(
 ) -> tuple[float, ...]:
     """Thresholds by Otsu's rule, for two classes or more, from the exact histogram of a whole volume.
 
+    Values of 32 bits are counted by their upper 16 bits (0.4 to 0.8 % of a float32): a threshold is the largest of those
+    that are counted together.
+
     Parameters
     ----------
     source : Volume or path
@@ -200,7 +204,10 @@ def grey_thresholds(
     counts = work.measure((histogram(Population(scan.dtype.name)),), {"grey": scan}, record)
     if counts is None:
         return ()
-    return multi_otsu_from_histogram(*greys_of_histogram(counts, scan.dtype.name), n_classes)
+    try:
+        return otsu_thresholds(*_greys(counts, scan.dtype, 0), n_classes)
+    except InputError as error:
+        raise InputError(f"{scan.name}: {error}") from error
 
 
 def _gradient_kernel(scan: Volume, sigma_um: float | None) -> Kernel:
@@ -230,6 +237,14 @@ def _marked(scan: Volume, parts: Path, markers: Source | Seeds, work: Work) -> V
     return remove_small(found, parts / "markers.zarr", min_voxels=markers.min_voxels, multilabel=True, work=work)
 
 
+def _greys(counts: Counts, dtype: np.dtype[Any], row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and grey values of the filled bins of a class; a bin of 32-bit values is the largest that it may hold."""
+    voxels = np.asarray(counts["histogram"])[row]
+    bins = np.flatnonzero(voxels)
+    keys = bins if dtype.itemsize < 4 else (bins << HALF) | ((1 << HALF) - 1)
+    return voxels[bins], values_of(keys, dtype.name)
+
+
 def _otsu(scan: Volume, flooded: Volume, record: Path, work: Work) -> float:
     """Threshold between background and bone, of voxels that are not of the implant."""
     population = Population(scan.dtype.name, n_classes=REST + 1)
@@ -237,7 +252,7 @@ def _otsu(scan: Volume, flooded: Volume, record: Path, work: Work) -> float:
     if counts is None:
         return 0.0
     try:
-        return otsu_from_histogram(*greys_of_histogram(counts, scan.dtype.name, REST))
+        return otsu_thresholds(*_greys(counts, scan.dtype, REST))[0]
     except InputError as error:
         raise InputError(
             f"{scan.name}: voxels that are not of the implant have no two grey values, so no threshold separates bone "
