@@ -144,8 +144,8 @@ def trabecular_bone(folder: Path, bone: Path, size: int, block: int) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=200)
-    parser.add_argument("--block", type=int, default=64)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--block", type=int, default=48)
     parser.add_argument("--bone", type=Path, default=BONE, help="folder of TIFF slices; skipped where it is not there")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
