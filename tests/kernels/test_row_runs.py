@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.blocks import seeds, small_shapes
 from tests.objects.by_blocks import ranked
 from tomoscale.geometry import Grid
-from tomoscale.kernels.row_runs import find_runs, join_runs, paint_pieces, paint_side, piece_extents
+from tomoscale.kernels.row_runs import find_runs, join_runs, paint_pieces, piece_extents
+from tomoscale.kernels.side_runs import SIDES, side_rows, side_runs
 from tomoscale.objects.pieces import Selection, pieces
 
 
@@ -41,11 +42,14 @@ def test_pieces_are_the_components_of_the_block_in_the_order_of_their_first_voxe
     np.testing.assert_array_equal(voxels, np.bincount(expected.ravel(), minlength=n + 1)[1:])
     np.testing.assert_array_equal(expected.ravel()[first], np.arange(1, n + 1))
     assert not np.isin(expected.ravel()[: first[-1]], n).any() if n else first.size == 0
-    for axis in range(3):
-        for last in (False, True):
-            np.testing.assert_array_equal(
-                paint_side(runs, numbers, axis, last), np.take(expected, -int(last), axis=axis)
-            )
+    for (axis, last), n_rows in zip(SIDES, side_rows(shape), strict=True):
+        counts, found = side_runs(runs, numbers, axis, last)
+        side = np.take(expected, -int(last), axis=axis)
+        assert counts.shape == (n_rows,) == side.shape[:1]
+        drawn = np.zeros_like(side)
+        for row, (start, stop, piece) in zip(np.repeat(np.arange(n_rows), counts), found, strict=True):
+            drawn[row, start:stop] = piece + 1
+        np.testing.assert_array_equal(drawn, side)
 
 
 def test_pieces_that_are_kept_are_not_painted():

@@ -28,8 +28,7 @@ from tomoscale.objects import passes, ranking
 from tomoscale.objects.components import _number, components, count_components
 from tomoscale.objects.joining import Joined, Tables, join
 from tomoscale.objects.passes import Operation
-from tomoscale.objects.pieces import Selection, file_of
-from tomoscale.objects.stored import save_arrays
+from tomoscale.objects.pieces import Selection, pieces
 from tomoscale.resources import Resources
 from tomoscale.volume import MemoryArray, Volume, create_volume
 from tomoscale.work import Work
@@ -336,21 +335,12 @@ def test_a_wrong_selection_is_refused(wrong):
 def striped_tables(folder: Path, n_blocks: int, side: int) -> Tables:
     """Tables of blocks in a row along z whose shared sides are all different pieces, each going through all blocks."""
     grid = Grid((n_blocks, side, side), (1, side, side))
-    n = side * side
-    each = np.arange(n, dtype=np.uint32)
-    plane = (each + 1).reshape(side, side)
-    arrays = {
-        "first": each,
-        "voxels": np.ones(n, np.uint32),
-        "outer": np.zeros(n, bool),
-        "label": each,
-        "border": each,
-        "z0": plane,
-        "z1": plane,
-    }
+    labels = np.broadcast_to(np.arange(side * side, dtype=np.uint32).reshape(side, side), grid.shape)
+    # All are of the object, 0 too.
+    measure = pieces(Selection(multilabel=True, inverted=True, classes=(2**32 - 1,)), folder)
     for number in range(n_blocks):
-        shared = {k: v for k, v in arrays.items() if not (k == "z0" and number == 0)}
-        save_arrays(file_of(folder, number), shared, durable=False)
+        block = measure.block(grid, number)
+        measure.function(labels[block.read], block=block)
     return Tables.open(folder, grid)
 
 

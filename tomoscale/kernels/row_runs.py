@@ -106,20 +106,6 @@ def piece_extents(runs: Runs, pieces: np.ndarray, n_pieces: int) -> tuple[np.nda
     return first, voxels
 
 
-def paint_side(runs: Runs, pieces: np.ndarray, axis: int, last: bool) -> np.ndarray:
-    """Pieces on one side of the block: 2-D uint32 over the other two axes, 0 for none, else the number plus one."""
-    depth, height, width = runs.shape
-    if axis == 2:
-        side = np.zeros((depth, height), np.uint32)
-        _fill_ends(runs.first, runs.starts, runs.stops, pieces, width if last else 0, side.reshape(-1))
-        return side
-    every = np.arange(depth * height).reshape(depth, height)
-    rows = every[-1 if last else 0] if axis == 0 else every[:, -1 if last else 0]
-    side = np.zeros((rows.size, width), np.uint32)
-    _fill_side(runs.first, runs.starts, runs.stops, pieces, rows, side)
-    return side
-
-
 def paint_pieces(target: np.ndarray, runs: Runs, pieces: np.ndarray, lookup: np.ndarray, kept: np.ndarray) -> None:
     """Set the voxels of every piece that is not kept to its value.
 
@@ -272,27 +258,6 @@ def _extents(  # noqa: PLR0913 -- plain arrays, as compiled code takes them
             if voxels[piece] == 0:
                 first[piece] = row * width + starts[run]
             voxels[piece] += stops[run] - starts[run]
-
-
-@_jit  # type: ignore[untyped-decorator]
-def _fill_side(
-    first: np.ndarray, starts: np.ndarray, stops: np.ndarray, pieces: np.ndarray, rows: np.ndarray, side: np.ndarray
-) -> None:
-    for i in range(rows.size):
-        for run in range(first[rows[i]], first[rows[i] + 1]):
-            side[i, starts[run] : stops[run]] = pieces[run] + 1
-
-
-@_jit  # type: ignore[untyped-decorator]
-def _fill_ends(
-    first: np.ndarray, starts: np.ndarray, stops: np.ndarray, pieces: np.ndarray, width: int, side: np.ndarray
-) -> None:
-    """Pieces at the start of rows, or, if `width` is not 0, at their end."""
-    for row in range(side.size):
-        if first[row] < first[row + 1]:
-            run = first[row] if width == 0 else first[row + 1] - 1
-            if (starts[run] == 0) if width == 0 else (stops[run] == width):
-                side[row] = pieces[run] + 1
 
 
 @_jit  # type: ignore[untyped-decorator]

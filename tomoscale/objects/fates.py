@@ -42,10 +42,10 @@ def whole_components(tables: Tables, joined: Joined, number: int) -> Whole:
     whole = Whole(
         stored.read("voxels").astype(np.int64),
         stored.read("outer"),
-        tables.first_voxels(number, stored),
+        tables.in_volume(number, stored.read("first")),
         np.ones(stored.shape("first"), bool),
     )
-    border, leader = stored.read("border"), joined.leader[nodes]
+    border, leader = joined.border[nodes], joined.leader[nodes]
     whole.voxels[border] = joined.voxels[leader]
     whole.outer[border] = joined.outer[leader]
     whole.first[border] = joined.first[leader]
@@ -103,7 +103,7 @@ class Surroundings:
         leaders, labels, faces = [], [], []
         for number in range(len(tables.grid)):
             stored, nodes = tables.block(number), tables.nodes_of(number)
-            border, (piece, label, n) = stored.read("border"), _votes(stored)
+            border, (piece, label, n) = joined.border[nodes], _votes(stored)
             place = np.searchsorted(border, piece)
             shared = (place < border.size) & (
                 border[np.minimum(place, border.size - 1)] == piece if border.size else False
@@ -121,7 +121,7 @@ class Surroundings:
         known = np.zeros(result.size, bool)
         voted, majority = _majority(piece, label, faces)
         result[voted], known[voted] = majority, True
-        border, leader = stored.read("border"), self.joined.leader[nodes]
+        border, leader = self.joined.border[nodes], self.joined.leader[nodes]
         place = np.minimum(np.searchsorted(self.leaders, leader), max(self.leaders.size - 1, 0))
         found = self.leaders[place] == leader if self.leaders.size else np.zeros(leader.size, bool)
         known[border] = found

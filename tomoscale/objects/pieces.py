@@ -18,7 +18,8 @@ from tomoscale.arrays import Array, to_host
 from tomoscale.errors import InputError
 from tomoscale.geometry import Block, Halo
 from tomoscale.kernels.neighbours import ENTRY_BYTES, count_neighbours
-from tomoscale.kernels.row_runs import RUN_BYTES, Connectivity, Runs, find_runs, join_runs, paint_side, piece_extents
+from tomoscale.kernels.row_runs import RUN_BYTES, Connectivity, Runs, find_runs, join_runs, piece_extents
+from tomoscale.kernels.side_runs import SIDES, side_runs
 from tomoscale.objects.stored import save_arrays
 from tomoscale.step import Counts, Measure
 from tomoscale.volume import Volume
@@ -133,8 +134,9 @@ def find_pieces(labels: Array, *, block: Block, selection: Selection, folder: st
         (k,) label; only if neighbours of equal label belong together.
     ``border``
         (b,) uint32: numbers of the pieces at shared sides.
-    ``z0``, ``z1``, ``y0``, ``y1``, ``x0``, ``x1``
-        2-D uint32: the shared sides; 0 for none, else the place in ``border`` plus one.
+    ``rows``, ``runs``
+        (n + 1,) and (r, 3) uint32: the first run of each row of all `SIDES`, and the runs: first voxel, the one after the
+        last, place in ``border``. Sides that no block shares have none.
     ``vote_piece``, ``vote_label``, ``vote_faces``
         Voxel faces between a piece and a label around it; only with `voting`.
     """
@@ -145,16 +147,13 @@ def find_pieces(labels: Array, *, block: Block, selection: Selection, folder: st
     arrays = {"first": first, "voxels": voxels, "outer": np.zeros(n, bool)}
     if selection.multilabel:
         arrays["label"] = core.reshape(-1)[first]
-    shared = _sides(runs, of_runs, block, arrays["outer"])
+    arrays["rows"], sides = _shared_sides(runs, of_runs, block, arrays["outer"])
     # As mask, not as a set: a side of 10^6 voxels need not be sorted.
-    at_side = np.zeros(n + 1, bool)
-    for side in shared.values():
-        at_side[side] = True
-    at_side[0] = False
-    arrays["border"] = np.flatnonzero(at_side).astype(np.uint32) - np.uint32(1)
-    place = np.cumsum(at_side, dtype=np.uint32)
-    place[~at_side] = 0
-    arrays.update({name: place[side] for name, side in shared.items()})
+    at_side = np.zeros(n, bool)
+    at_side[sides[:, 2]] = True
+    arrays["border"] = np.flatnonzero(at_side).astype(np.uint32)
+    sides[:, 2] = (np.cumsum(at_side, dtype=np.uint32) - np.uint32(1))[sides[:, 2]]
+    arrays["runs"] = sides
     if voting is not None:
         wanted = np.ones(n, bool) if voting == 0 else voxels < voting
         votes = count_neighbours(
@@ -167,7 +166,7 @@ def find_pieces(labels: Array, *, block: Block, selection: Selection, folder: st
 
 def file_of(folder: Path, number: int) -> Path:
     """File of a block; a thousand to a folder."""
-    return folder / f"{number // 1000:06d}" / f"{number:09d}.arrays"
+    return Path(f"{folder}/{number // 1000:06d}/{number:09d}.arrays")
 
 
 def unsigned(labels: np.ndarray) -> np.ndarray:
@@ -175,14 +174,14 @@ def unsigned(labels: np.ndarray) -> np.ndarray:
     return labels.view(f"u{labels.dtype.itemsize}")
 
 
-def _sides(runs: Runs, pieces: np.ndarray, block: Block, outer: np.ndarray) -> dict[str, np.ndarray]:
-    """Sides that the block shares with another; pieces on the others touch the volume's border, which `outer` takes."""
-    shared = {}
-    for axis, (name, write, n) in enumerate(zip("zyx", block.write, block.source_shape, strict=True)):
-        for last, at_border in ((False, write.start == 0), (True, write.stop == n)):
-            side = paint_side(runs, pieces, axis, last)
-            if at_border:
-                outer[side[side > 0] - 1] = True
-            else:
-                shared[f"{name}{int(last)}"] = side
-    return shared
+def _shared_sides(runs: Runs, pieces: np.ndarray, block: Block, outer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and runs of all sides, with their pieces; those at the volume's border only say so in `outer`."""
+    rows, found = [np.zeros(1, np.int64)], []
+    for axis, last in SIDES:
+        counts, side = side_runs(runs, pieces, axis, last)
+        if (block.write[axis].stop == block.source_shape[axis]) if last else (block.write[axis].start == 0):
+            outer[side[:, 2]] = True
+            counts, side = np.zeros_like(counts), side[:0]
+        rows.append(counts)
+        found.append(side)
+    return np.cumsum(np.concatenate(rows)).astype(np.uint32), np.concatenate(found)

@@ -12,16 +12,16 @@ along the volume; then the blocks along x give out the numbers of each row in tu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
+import numba
 import numpy as np
 
-from tomoscale.geometry import Region
 from tomoscale.objects.joining import Joined, Tables
 from tomoscale.objects.painting import VALUES
 
 _CHUNK = 2**20
+_jit = numba.njit(cache=True, nogil=True)
 
 
 def rank(tables: Tables, joined: Joined, folder: Path) -> tuple[int, np.dtype[np.unsignedinteger]]:
@@ -36,54 +36,52 @@ def rank(tables: Tables, joined: Joined, folder: Path) -> tuple[int, np.dtype[np
     rows = np.memmap(folder / "rows", np.int64, "w+", shape=(depth, height))
     leads = joined.leads
     for number, region in enumerate(tables.grid):
-        rows[region[:2]] += _row_counts(_leading_rows(tables, leads, number), region)
+        _count_leads(_leading_rows(tables, joined, leads, number), np.asarray(rows[region[:2]]))
     n = _start_rows(rows)
     dtype: np.dtype[np.unsignedinteger] = np.dtype(np.uint32 if n < 2**32 else np.uint64)
     values = np.memmap(folder / VALUES, dtype, "w+", shape=(max(1, int(tables.pieces[-1])),))
     ids = np.zeros(leads.size, dtype)
-    for column in _columns(tables):
-        y_z = tables.grid.region(column[0])[:2]
-        start = rows[y_z].reshape(-1).copy()
-        for number in column:
-            place = _leading_rows(tables, leads, number)
-            numbers, counts = _give_out(place, start, tables.grid.region(number))
-            start += counts
-            own = np.zeros(place.size, dtype)
-            own[place >= 0] = numbers
-            values[tables.pieces_of(number)] = own
-            ids[tables.nodes_of(number)] = own[tables.block(number).read("border")]
+    # Blocks along x take turns in every row, and come after each other.
+    for number, region in enumerate(tables.grid):
+        own = values[tables.pieces_of(number)]
+        _give_out(_leading_rows(tables, joined, leads, number), np.asarray(rows[region[:2]]), np.asarray(own))
+        nodes = tables.nodes_of(number)
+        ids[nodes] = own[joined.border[nodes]]
     for number in range(len(tables.grid)):
-        border = tables.block(number).read("border").astype(np.int64)
-        values[tables.pieces[number] + border] = ids[joined.leader[tables.nodes_of(number)]]
+        nodes = tables.nodes_of(number)
+        values[tables.pieces[number] + joined.border[nodes]] = ids[joined.leader[nodes]]
     values.flush()
     del rows
     (folder / "rows").unlink()
     return n, dtype
 
 
-def _leading_rows(tables: Tables, leads: np.ndarray, number: int) -> np.ndarray:
+def _leading_rows(tables: Tables, joined: Joined, leads: np.ndarray, number: int) -> np.ndarray:
     """Row of the block in which the first voxel of each piece lies, in scan order; -1 if another block's piece leads."""
-    stored = tables.block(number)
-    width = tables.grid.region(number)[2]
-    place: np.ndarray = stored.read("first").astype(np.int64) // (width.stop - width.start)
-    border = stored.read("border")
-    place[border[~leads[tables.nodes_of(number)]]] = -1
+    width, nodes = tables.grid.region(number)[2], tables.nodes_of(number)
+    place: np.ndarray = tables.block(number).read("first").astype(np.int64) // (width.stop - width.start)
+    place[joined.border[nodes][~leads[nodes]]] = -1
     return place
 
 
-def _row_counts(place: np.ndarray, region: Region) -> np.ndarray:
-    shape = (region[0].stop - region[0].start, region[1].stop - region[1].start)
-    counts = np.bincount(place[place >= 0], minlength=shape[0] * shape[1])
-    return np.asarray(counts).reshape(shape)
+@_jit  # type: ignore[untyped-decorator]
+def _count_leads(place: np.ndarray, rows: np.ndarray) -> None:
+    """Count the pieces that lead in each row, (Z, Y)."""
+    height = rows.shape[1]
+    for row in place:
+        if row >= 0:
+            rows[row // height, row % height] += 1
 
 
-def _give_out(place: np.ndarray, start: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the pieces that lead, given the next number of each row, and how many each row took."""
-    place = place[place >= 0]
-    counts = _row_counts(place, region).reshape(-1)
-    before = np.cumsum(counts) - counts
-    # Pieces come in scan order, so that within a row they are numbered as they come.
-    return start[place] + np.arange(place.size) - before[place], counts
+@_jit  # type: ignore[untyped-decorator]
+def _give_out(place: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> None:
+    """Give each piece that leads the next number of its row; pieces come in scan order."""
+    height = rows.shape[1]
+    for piece in range(place.size):
+        row = place[piece]
+        if row >= 0:
+            numbers[piece] = rows[row // height, row % height]
+            rows[row // height, row % height] += 1
 
 
 def _start_rows(rows: np.ndarray) -> int:
@@ -95,10 +93,3 @@ def _start_rows(rows: np.ndarray) -> int:
         flat[start : start + _CHUNK] = total + 1 + ends - part
         total += int(ends[-1])
     return total
-
-
-def _columns(tables: Tables) -> Iterator[range]:
-    """Blocks along x, for each place along z and y."""
-    along_x = tables.grid.counts[2]
-    for first in range(0, len(tables.grid), along_x):
-        yield range(first, first + along_x)

@@ -25,6 +25,8 @@ from tomoscale.ledger import checksum
 _MAGIC = b"TSARRAY1"
 _ALIGNMENT = 64
 _MAX_HEADER_BYTES = 2**20
+_HEAD_BYTES = 2**15
+"""Read when a file is opened: all of a small one, at once."""
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, durable: bool = True) -> None:
@@ -64,10 +66,11 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, durable: bool =
 
 @dataclass(frozen=True)
 class StoredArrays:
-    """A file of `save_arrays`, opened: what is in it is known, nothing of it is read yet."""
+    """A file of `save_arrays`, opened: what is in it is known, and read only its first bytes."""
 
     path: Path
     entries: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]
+    head: bytes = b""
 
     @classmethod
     def open(cls, path: Path) -> StoredArrays:
@@ -79,18 +82,19 @@ class StoredArrays:
             If the file is missing or is not what `save_arrays` wrote.
         """
         try:
-            with path.open("rb") as file:
+            with path.open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
-                magic, length = struct.unpack("<8sQ", file.read(16))
+                head = file.read(_HEAD_BYTES)
+                magic, length = struct.unpack("<8sQ", head[:16])
                 if magic != _MAGIC or length > min(size, _MAX_HEADER_BYTES):
                     raise ValueError("not a file of arrays")
-                header = json.loads(file.read(length))
+                header = json.loads(head[16 : 16 + length] + file.read(max(0, 16 + length - len(head))))
             entries = {str(name): _entry(entry, 16 + length, size) for name, entry in header.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
             raise IntegrityError(
                 f"{path} cannot be read ({error}): remove its folder and give the command again"
             ) from error
-        return cls(path, entries)
+        return cls(path, entries, head)
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries
@@ -114,7 +118,13 @@ class StoredArrays:
         IntegrityError
             If it is not what was written.
         """
-        array = np.array(self.view(name))
+        dtype, shape, offset, _ = self.entries[name]
+        count = math.prod(shape)
+        # To map the file would take ten times longer, which counts where there are 10^6 of them.
+        if offset + count * dtype.itemsize <= len(self.head):
+            array = np.frombuffer(self.head, dtype, count, offset).reshape(shape).copy()
+        else:
+            array = np.fromfile(self.path, dtype, count, offset=offset).reshape(shape)
         if checksum(array.reshape(-1)) != self.entries[name][3]:
             raise IntegrityError(f"{self.path} is damaged ({name}): remove its folder and give the command again")
         return array
