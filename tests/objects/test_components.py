@@ -26,7 +26,7 @@ from tomoscale.geometry import Grid
 from tomoscale.kernels.row_runs import Connectivity
 from tomoscale.objects import passes, ranking
 from tomoscale.objects.components import _number, components, count_components
-from tomoscale.objects.joining import Joined, Tables, join
+from tomoscale.objects.joining import NODE_BYTES, Joined, Tables, join
 from tomoscale.objects.passes import Operation
 from tomoscale.objects.pieces import Selection, pieces
 from tomoscale.resources import Resources
@@ -217,6 +217,12 @@ def test_what_another_command_made_is_refused_before_anything_is_read(tmp_path, 
     assert work.runs == []
 
 
+def test_what_cannot_be_joined_in_memory_is_refused(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(passes, "NODE_BYTES", 2**30)
+    with pytest.raises(PlanError, match=r"pieces lie at sides that blocks share.*larger blocks"):
+        components(source, tmp_path / "out.zarr", work=Work(None, SMALL, (16, 32, 32)))
+
+
 def test_the_number_of_components_of_nothing_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"make .*none\.zarr first"):
         count_components(tmp_path / "none.zarr")
@@ -345,19 +351,18 @@ def striped_tables(folder: Path, n_blocks: int, side: int) -> Tables:
 
 
 def test_memory_between_the_passes_is_that_of_the_pieces_at_sides(tmp_path):
-    """10^6 of them in 16 blocks of 250 x 250 columns: 38 bytes each, and one block's tables."""
-    tables = striped_tables(tmp_path / "pieces", 16, 250)
+    """10^6 of them in 64 blocks of 125 x 125 columns, and the tables and sides of some blocks."""
+    tables = striped_tables(tmp_path / "pieces", 64, 125)
     connectivity: Connectivity = 26
     join(striped_tables(tmp_path / "small", 2, 4), connectivity)
     tracemalloc.start()
-    started = time.perf_counter()
     joined: Joined = join(tables, connectivity)
     _number(tables, joined, tmp_path)
-    seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert tables.nodes[-1] == 16 * 250 * 250 == 10**6
-    assert joined.leads.sum() == 250 * 250
-    assert peak < 60 * 10**6, peak
-    assert seconds < 60
-    values = np.fromfile(tmp_path / "values", np.uint32).reshape(16, -1)
-    assert (values == np.arange(1, 250 * 250 + 1)).all()
+    assert tables.nodes[-1] == 64 * 125 * 125 == 10**6
+    assert joined.leads.sum() == 125 * 125
+    print(peak)
+    assert peak < NODE_BYTES * 10**6, peak
+    values = np.fromfile(tmp_path / "values", np.uint32).reshape(64, -1)
+    assert (values == np.arange(1, 125 * 125 + 1)).all()

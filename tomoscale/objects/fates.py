@@ -59,21 +59,19 @@ Fate = Callable[[int, Whole], tuple[np.ndarray | int, np.ndarray]]
 
 def write_fates(tables: Tables, joined: Joined, folder: Path, dtype: np.dtype[Any], fate: Fate) -> Mapping[str, Any]:
     """Write value and fate of every piece, block by block; count the components that stay and those that do not."""
-    size = (max(1, int(tables.pieces[-1])),)
-    values = np.memmap(folder / VALUES, dtype, "w+", shape=size)
-    kept = np.memmap(folder / KEPT, bool, "w+", shape=size)
     stay = go = 0
-    for number in range(len(tables.grid)):
-        part = tables.pieces_of(number)
-        whole = whole_components(tables, joined, number)
-        value, stays = fate(number, whole)
-        if isinstance(value, np.ndarray) or value:
-            values[part] = value
-        kept[part] = stays
-        stay += int((stays & whole.leads).sum())
-        go += int((~stays & whole.leads).sum())
-    values.flush()
-    kept.flush()
+    with (folder / VALUES).open("wb") as values, (folder / KEPT).open("wb") as kept:
+        for number in range(len(tables.grid)):
+            whole = whole_components(tables, joined, number)
+            value, stays = fate(number, whole)
+            values.write(np.broadcast_to(np.asarray(value, dtype), stays.shape).tobytes())
+            kept.write(stays.tobytes())
+            stay += int((stays & whole.leads).sum())
+            go += int((~stays & whole.leads).sum())
+        if not tables.pieces[-1]:
+            # Workers map the files, which must not be empty.
+            values.write(bytes(dtype.itemsize))
+            kept.write(bytes(1))
     return {"dtype": dtype.str, "kept": stay, "changed": go}
 
 

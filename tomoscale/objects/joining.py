@@ -20,6 +20,10 @@ from tomoscale.objects.pieces import file_of, unsigned
 from tomoscale.objects.stored import StoredArrays
 from tomoscale.objects.strips import meetings, root, unite_strips
 
+NODE_BYTES = 40
+"""Memory that a node takes at most while pieces are joined and numbered: leader, first voxel and size, 8 bytes each, the
+number of its piece, two marks, and its label or its number, up to 8."""
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -86,6 +90,8 @@ class Joined:
         Of the whole component, at its leader; 0 elsewhere.
     outer : (n_nodes,) bool array
         Whether the component touches the border of the volume, at its leader.
+    leads : (n_nodes,) bool array
+        Which nodes lead.
     """
 
     leader: np.ndarray
@@ -93,11 +99,7 @@ class Joined:
     first: np.ndarray
     voxels: np.ndarray
     outer: np.ndarray
-
-    @property
-    def leads(self) -> np.ndarray:
-        """Mask of the nodes that lead: (n_nodes,) bool."""
-        return np.asarray(self.leader == np.arange(self.leader.size))
+    leads: np.ndarray
 
 
 def join(tables: Tables, connectivity: Connectivity) -> Joined:
@@ -119,14 +121,19 @@ def join(tables: Tables, connectivity: Connectivity) -> Joined:
     parents, reach = np.arange(n), {6: 0, 18: 1, 26: 2}[connectivity]
     for here, there, meeting in meetings(tables, edges=reach > 0):
         unite_strips(here, there, meeting, reach, parents, first, labels)
-    _flatten(parents)
-    total, touching = np.zeros(n, np.int64), np.zeros(n, bool)
-    np.add.at(total, parents, voxels)
-    touching[parents[outer]] = True
-    return Joined(parents, border, first, total, touching)
+    leads = np.zeros(n, bool)
+    _gather(parents, voxels, outer, leads)
+    return Joined(parents, border, first, voxels, outer, leads)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _flatten(parents: np.ndarray) -> None:
+def _gather(parents: np.ndarray, voxels: np.ndarray, outer: np.ndarray, leads: np.ndarray) -> None:
+    """Point every node to its leader, and give that what the others hold."""
     for node in range(parents.size):
-        parents[node] = root(parents, node)
+        leader = root(parents, node)
+        parents[node] = leader
+        leads[leader] = True
+        if leader != node:
+            voxels[leader] += voxels[node]
+            outer[leader] |= outer[node]
+            voxels[node], outer[node] = 0, False

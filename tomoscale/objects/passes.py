@@ -15,6 +15,7 @@ same command that nothing is left to do.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -28,10 +29,11 @@ import xxhash
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import Grid, Shape
 from tomoscale.ledger import refuse_other_plan, replace_text
-from tomoscale.objects.joining import Joined, Tables, join
+from tomoscale.objects.joining import NODE_BYTES, Joined, Tables, join
 from tomoscale.objects.painting import KEPT, STARTS, VALUES, painting
 from tomoscale.objects.pieces import Selection, pieces
-from tomoscale.plan import begun_block, ledger_folder, plan_map, plan_measure
+from tomoscale.plan import PROCESS_BYTES, begun_block, ledger_folder, plan_map, plan_measure
+from tomoscale.refusals import size
 from tomoscale.volume import Kind, LabelClass, Volume, open_zarr
 from tomoscale.work import Work
 
@@ -110,10 +112,11 @@ def run_passes(operation: Operation, source: Volume, output: Output, work: Work)
     wanted = {**known, "operation": {operation.name: dict(operation.parameters)}}
     decided = None if work.overwrite or work.plan_only else _decided(output, wanted)
     if decided is None or not output.finished:
-        work.measure((measure,), {"labels": source}, output.folder)
+        counts = work.measure((measure,), {"labels": source}, output.folder)
         if work.plan_only:
             return _paint(operation, {"digest": "", "dtype": output.dtype.str}, source, output, work)
         if decided is None or not (output.folder / DECIDED).is_dir():
+            _check_memory(source, int(counts["shared"][0]), work.available().memory_bytes)
             decided = _decide(operation, first.grid, output.folder, wanted)
     target = _paint(operation, decided, source, output, work)
     if not work.plan_only:
@@ -186,6 +189,16 @@ def _decided(output: Output, wanted: Mapping[str, Any]) -> dict[str, Any] | None
     return {"digest": digest, "dtype": dtype} if plan == json.loads(json.dumps(wanted)) else None
 
 
+def _check_memory(source: Volume, nodes: int, memory_bytes: int) -> None:
+    """Raise `PlanError` if this process cannot hold what it must know of the pieces at shared sides."""
+    needed = PROCESS_BYTES + NODE_BYTES * nodes
+    if needed > memory_bytes:
+        raise PlanError(
+            f"{source.name}: {nodes} pieces lie at sides that blocks share, and to join them takes {size(needed)}, but the "
+            f"memory is {size(memory_bytes)}: take larger blocks (--block), which have fewer, or remove noise first"
+        )
+
+
 def _decide(operation: Operation, grid: Grid, folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Join the pieces of all blocks and write what becomes of each, whole or not at all."""
     for leftover in folder.glob(f".{DECIDED}.*.partial"):
@@ -218,6 +231,8 @@ def _digest(folder: Path) -> str:
         if path.exists():
             digest.update(name.encode())
             with path.open("rb") as file:
+                # What was decided is not made again, so it must be on the disk before that is recorded.
+                os.fsync(file.fileno())
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
     return digest.hexdigest()

@@ -115,21 +115,21 @@ def write_sums(labels: Array, *, block: Block, folder: str) -> Counts:
 
 def summed(folder: Path, grid: Grid) -> Iterator[Objects]:
     """Objects in the order of their labels, some at a time, summed over the blocks they lie in."""
-    files = [StoredArrays.open(file_of(folder, number)) for number in range(len(grid))]
-    cuts, least, greatest = _cut(files)
+    cuts, least, greatest = _cut(folder, len(grid))
     for i in range(len(cuts) + 1):
         labels, sums, origins = [], [], []
-        inside = np.ones(len(files), bool)
+        inside = np.ones(len(grid), bool)
         if i > 0:
             inside &= greatest >= cuts[i - 1]
         if i < len(cuts):
             inside &= least < cuts[i]
         for number in np.flatnonzero(inside):
-            label = files[number].view("label")
+            stored = StoredArrays.open(file_of(folder, int(number)))
+            label = stored.view("label")
             start = np.searchsorted(label, cuts[i - 1]) if i > 0 else 0
             stop = np.searchsorted(label, cuts[i]) if i < len(cuts) else label.size
             labels.append(np.array(label[start:stop]))
-            sums.append(np.array(files[number].view("sums")[start:stop]))
+            sums.append(np.array(stored.view("sums")[start:stop]))
             origin = [r.start for r in grid.region(int(number))]
             origins.append(np.broadcast_to(np.array(origin, np.int64), (labels[-1].size, 3)))
         if sum(part.size for part in labels):
@@ -137,15 +137,15 @@ def summed(folder: Path, grid: Grid) -> Iterator[Objects]:
             yield Objects.joined(*parts, max(grid.block_shape))
 
 
-def _cut(files: list[StoredArrays]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cut(folder: Path, n_blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels at which to cut the table into parts, and the least and the greatest label of every block.
 
     Every 256th label of a block is taken to stand for those up to the next: a part holds `PARTS_AT_ONCE` rows and at
     most 256 more for each block.
     """
     samples, least, greatest = [], [], []
-    for file in files:
-        label = file.read("label")
+    for number in range(n_blocks):
+        label = StoredArrays.open(file_of(folder, number)).read("label")
         samples.append(label[::_SAMPLE])
         # A block without objects lies after all labels and before all.
         greatest.append(label[-1] if label.size else np.iinfo(label.dtype).min)
