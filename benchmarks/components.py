@@ -112,10 +112,10 @@ def by_dask_image(source: Volume, target: Path, block: int) -> int:
 PARTS = {"ours": ours, "cc3d": by_cc3d, "dask_image": by_dask_image}
 
 
-def measure(name: str, folder: Path, source: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, folder: Path, source: str, options: argparse.Namespace, repeat: int) -> dict[str, Any]:
     """Run one part in a process of its own on the volume `source`."""
     command = [sys.executable, __file__, "--part", name, source, "--folder", str(folder)]
-    command += ["--block", str(options.block), "--repeat", str(options.repeat)]
+    command += ["--block", str(options.block), "--repeat", str(repeat)]
     found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=options.timeout)
     result: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
     return result
@@ -123,7 +123,7 @@ def measure(name: str, folder: Path, source: str, options: argparse.Namespace) -
 
 def run_part(name: str, source: str, folder: Path, options: argparse.Namespace) -> None:
     """What a process of its own does: some runs, of which the median counts, and the peak of all."""
-    volume, seconds, n = open_zarr(folder / f"{source}.zarr"), [], 0
+    volume, seconds, cpu, n = open_zarr(folder / f"{source}.zarr"), [], [], 0
     target = folder / f"{name}-of-{source}.zarr"
     if name == "ours":
         small = Volume(MemoryArray(np.eye(8, dtype=np.uint8)[None]), None)
@@ -132,10 +132,12 @@ def run_part(name: str, source: str, folder: Path, options: argparse.Namespace) 
         for _ in range(options.repeat):
             for old in (target, target.with_suffix(".pieces")):
                 shutil.rmtree(old, ignore_errors=True)
-            start = time.perf_counter()
+            start, of_cpu = time.perf_counter(), time.process_time()
             n = PARTS[name](volume, target, options.block)
             seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": float(np.median(seconds)), "peak": peak.own, "components": n}))
+            cpu.append(time.process_time() - of_cpu)
+    medians = {"seconds": float(np.median(seconds)), "cpu": float(np.median(cpu))}
+    print(json.dumps({**medians, "peak": peak.own, "components": n}))
 
 
 def check(ours: Volume, peer: Volume) -> None:
@@ -163,14 +165,15 @@ def growth(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     rows, tile = [], min(options.scales)
     for size in options.scales:
         make(folder / f"tiles-{size}.zarr", size, tile)
-        result = measure("ours", folder, f"tiles-{size}", options)
-        rows.append((size, result["seconds"], result["peak"], result["components"]))
-        assert rows[-1][3] == rows[0][3] * (size // tile) ** 3, "a tile has as many components as another"
-    per_voxel = [seconds / size**3 for size, seconds, _, _ in rows]
+        result = measure("ours", folder, f"tiles-{size}", options, 1)
+        rows.append((size, result["seconds"], result["cpu"], result["peak"], result["components"]))
+        assert rows[-1][-1] == rows[0][-1] * (size // tile) ** 3, "a tile has as many components as another"
+    per_voxel = [seconds / size**3 for size, seconds, *_ in rows]
     return {
         "sizes": [size for size, *_ in rows],
         "seconds": [rounded(seconds) for _, seconds, *_ in rows],
-        "peaks_mib": [round(peak / 2**20) for _, _, peak, _ in rows],
+        "cpu_seconds": [rounded(cpu) for _, _, cpu, *_ in rows],
+        "peaks_mib": [round(peak / 2**20) for *_, peak, _ in rows],
         "components": [n for *_, n in rows],
         "nanoseconds_per_voxel": [rounded(1e9 * each) for each in per_voxel],
         "projected_4096_s": rounded(per_voxel[-1] * 4096**3),
@@ -214,14 +217,16 @@ def beside(peer: str, size: int, folder: Path, options: argparse.Namespace) -> d
     """Figures of a peer and of us on one volume."""
     source = f"mask-{size}"
     make(folder / f"{source}.zarr", size)
-    ours, theirs = (measure(name, folder, source, options) for name in ("ours", peer))
+    ours, theirs = (measure(name, folder, source, options, options.repeat) for name in ("ours", peer))
     assert ours["components"] == theirs["components"]
     return {
         "shape": [size] * 3,
         "components": ours["components"],
         "ours_s": rounded(ours["seconds"]),
         "ours_peak_mib": round(ours["peak"] / 2**20),
+        "ours_cpu_s": rounded(ours["cpu"]),
         f"{peer}_s": rounded(theirs["seconds"]),
+        f"{peer}_cpu_s": rounded(theirs["cpu"]),
         f"{peer}_peak_mib": round(theirs["peak"] / 2**20),
         "ratio": rounded(ours["seconds"] / theirs["seconds"]),
         "memory_ratio": rounded(theirs["peak"] / ours["peak"]),

@@ -70,7 +70,7 @@ PARTS = {"ours": ours, "edt": by_edt}
 
 def run_part(name: str, spacing: str, folder: Path, options: argparse.Namespace) -> None:
     """What a process of its own does: some runs, of which the median counts, and the peak of all."""
-    source, seconds = open_zarr(folder / f"labels-{spacing}-{options.size}.zarr"), []
+    source, seconds, cpu = open_zarr(folder / f"labels-{spacing}-{options.size}.zarr"), [], []
     target = folder / f"{name}-{spacing}.zarr"
     if name == "ours":
         # What is compiled once on a machine is compiled.
@@ -79,10 +79,11 @@ def run_part(name: str, spacing: str, folder: Path, options: argparse.Namespace)
     with Peak() as peak:
         for _ in range(options.repeat):
             shutil.rmtree(target, ignore_errors=True)
-            start = time.perf_counter()
+            start, of_cpu = time.perf_counter(), time.process_time()
             PARTS[name](source, target, options.memory_mib * 2**20)
             seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": float(np.median(seconds)), "peak": peak.own}))
+            cpu.append(time.process_time() - of_cpu)
+    print(json.dumps({"seconds": float(np.median(seconds)), "cpu": float(np.median(cpu)), "peak": peak.own}))
 
 
 def measure(name: str, spacing: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -127,7 +128,9 @@ def main() -> None:
                 "voxel_size_um": voxel_size,
                 "ours_s": rounded(found["seconds"]),
                 "ours_peak_mib": round(found["peak"] / 2**20),
+                "ours_cpu_s": rounded(found["cpu"]),
                 "edt_s": rounded(peer["seconds"]),
+                "edt_cpu_s": rounded(peer["cpu"]),
                 "edt_peak_mib": round(peer["peak"] / 2**20),
                 "ratio": rounded(found["seconds"] / peer["seconds"]),
                 "gigabytes_per_s": rounded(options.size**3 / found["seconds"] / 1e9),

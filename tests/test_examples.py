@@ -26,12 +26,15 @@ from tomoscale.volume import open_zarr
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = {
-    "components.py": ("--size", "32", "--block", "16", "--repeat", "1"),
+    "components.py": ("--size", "32", "--block", "16", "--repeat", "1", "--dask-size", "24", "--scales", "16", "32"),
     "convert.py": ("--size", "32", "--repeat", "1"),
+    "distance.py": ("--size", "32", "--repeat", "1"),
     "fused_measures.py": ("--size", "32", "--block", "32", "--repeat", "1"),
     "gpu.py": ("--size", "48", "--block", "24", "--repeat", "1"),
+    "joining.py": ("--edge", "3", "--block", "4"),
     "many_blocks.py": ("--edge", "3", "--processes", "1"),
     "memory.py": ("--only", "projection", "--combinations", "1", "--size", "64"),
+    "memory_objects.py": ("--only", "components", "--edge", "32", "--block", "16"),
     "pyramid.py": ("--size", "128", "--repeat", "1"),
     "scale.py": (
         "--blocks",
@@ -48,6 +51,7 @@ BENCHMARKS = {
     ),
     "segmentation.py": ("--size", "32", "--slices", "2", "--repeat", "1"),
     "watershed.py": ("--size", "32", "--block", "16", "--bone", "nowhere"),
+    "thickness.py": ("--size", "32", "--samples", "20"),
     "storage.py": ("--size", "32", "--shard", "32", "--chunk", "16", "--repeats", "1"),
 }
 SHARED = {"record.py"}

@@ -32,7 +32,7 @@ from tomoscale.ledger import refuse_other_plan, replace_text
 from tomoscale.objects.joining import NODE_BYTES, Joined, Tables, join
 from tomoscale.objects.painting import KEPT, STARTS, VALUES, painting
 from tomoscale.objects.pieces import Selection, pieces
-from tomoscale.plan import PROCESS_BYTES, begun_block, ledger_folder, plan_map, plan_measure
+from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map, plan_measure
 from tomoscale.refusals import size
 from tomoscale.volume import Kind, LabelClass, Volume, open_zarr
 from tomoscale.work import Work
@@ -116,7 +116,7 @@ def run_passes(operation: Operation, source: Volume, output: Output, work: Work)
         if work.plan_only:
             return _paint(operation, {"digest": "", "dtype": output.dtype.str}, source, output, work)
         if decided is None or not (output.folder / DECIDED).is_dir():
-            _check_memory(source, int(counts["shared"][0]), work.available().memory_bytes)
+            _check_memory(first, int(counts["shared"][0]))
             decided = _decide(operation, first.grid, output.folder, wanted)
     target = _paint(operation, decided, source, output, work)
     if not work.plan_only:
@@ -189,13 +189,13 @@ def _decided(output: Output, wanted: Mapping[str, Any]) -> dict[str, Any] | None
     return {"digest": digest, "dtype": dtype} if plan == json.loads(json.dumps(wanted)) else None
 
 
-def _check_memory(source: Volume, nodes: int, memory_bytes: int) -> None:
+def _check_memory(plan: Plan, nodes: int) -> None:
     """Raise `PlanError` if this process cannot hold what it must know of the pieces at shared sides."""
-    needed = PROCESS_BYTES + NODE_BYTES * nodes
-    if needed > memory_bytes:
+    needed, there = plan.process_bytes + NODE_BYTES * nodes, plan.resources.memory_bytes
+    if needed > there:
         raise PlanError(
-            f"{source.name}: {nodes} pieces lie at sides that blocks share, and to join them takes {size(needed)}, but the "
-            f"memory is {size(memory_bytes)}: take larger blocks (--block), which have fewer, or remove noise first"
+            f"{plan.sources['labels'].name}: {nodes} pieces lie at sides that blocks share, and to join them takes "
+            f"{size(needed)}, but the memory is {size(there)}: take larger blocks (--block), or remove noise first"
         )
 
 
