@@ -47,6 +47,7 @@ def test_a_flipped_bit_is_found(tmp_path):
         {"a": ["<u4", [1], -100, "0"]},
         {"a": ["|O", [1], 0, "0"]},
         {"a": ["<u4", [1]]},
+        {"b": ["<u4", [1], 0, "0"]},
         ["a"],
     ],
 )
@@ -55,7 +56,7 @@ def test_a_header_that_lies_is_refused(tmp_path, header):
     path = tmp_path / "a.arrays"
     path.write_bytes(b"TSARRAY1" + struct.pack("<Q", len(text)) + text + bytes(64))
     with pytest.raises(IntegrityError, match="cannot be read"):
-        StoredArrays.open(path)
+        StoredArrays.open(path).read("a")
 
 
 def test_what_is_no_such_file_is_refused(tmp_path):

@@ -69,8 +69,10 @@ class StoredArrays:
     """A file of `save_arrays`, opened: what is in it is known, and read only its first bytes."""
 
     path: Path
-    entries: Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]
-    head: bytes = b""
+    header: Mapping[str, Any]
+    start: int
+    size: int
+    head: bytes
 
     @classmethod
     def open(cls, path: Path) -> StoredArrays:
@@ -79,7 +81,7 @@ class StoredArrays:
         Raises
         ------
         IntegrityError
-            If the file is missing or is not what `save_arrays` wrote.
+            If the file is missing or not one of `save_arrays`; what it says of an array is looked at where that is read.
         """
         try:
             with path.open("rb", buffering=0) as file:
@@ -89,23 +91,22 @@ class StoredArrays:
                 if magic != _MAGIC or length > min(size, _MAX_HEADER_BYTES):
                     raise ValueError("not a file of arrays")
                 header = json.loads(head[16 : 16 + length] + file.read(max(0, 16 + length - len(head))))
-            entries = {str(name): _entry(entry, 16 + length, size) for name, entry in header.items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
-            raise IntegrityError(
-                f"{path} cannot be read ({error}): remove its folder and give the command again"
-            ) from error
-        return cls(path, entries, head)
+            if not isinstance(header, dict):
+                raise ValueError("a header that names no arrays")
+        except (OSError, ValueError, struct.error) as error:
+            raise _unreadable(path, error) from error
+        return cls(path, header, 16 + length, size, head)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.entries
+        return name in self.header
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array."""
-        return self.entries[name][1]
+        return self._entry(name)[1]
 
     def view(self, name: str) -> np.ndarray:
         """Array as mapped from the file: what is not looked at is not read. Not held against its checksum."""
-        dtype, shape, offset, _ = self.entries[name]
+        dtype, shape, offset, _ = self._entry(name)
         if math.prod(shape) == 0:
             return np.zeros(shape, dtype)
         return np.memmap(self.path, dtype, "r", offset, shape)
@@ -118,21 +119,29 @@ class StoredArrays:
         IntegrityError
             If it is not what was written.
         """
-        dtype, shape, offset, _ = self.entries[name]
+        dtype, shape, offset, digest = self._entry(name)
         count = math.prod(shape)
         # To map the file would take ten times longer, which counts where there are 10^6 of them.
         if offset + count * dtype.itemsize <= len(self.head):
             array = np.frombuffer(self.head, dtype, count, offset).reshape(shape).copy()
         else:
             array = np.fromfile(self.path, dtype, count, offset=offset).reshape(shape)
-        if checksum(array.reshape(-1)) != self.entries[name][3]:
+        if checksum(array.reshape(-1)) != digest:
             raise IntegrityError(f"{self.path} is damaged ({name}): remove its folder and give the command again")
         return array
 
+    def _entry(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+        """Type, shape, place and checksum of an array; looked at where it is needed, since there are 10^6 files."""
+        try:
+            kind, shape, offset, digest = self.header[name]
+            dtype, shape, offset = np.dtype(str(kind)), tuple(map(int, shape)), self.start + int(offset)
+            end = offset + math.prod(shape) * dtype.itemsize
+            if dtype.kind not in "iubf" or min((*shape, 0)) < 0 or offset < self.start or end > self.size:
+                raise ValueError("arrays that reach past its end")
+            return dtype, shape, offset, int(digest, 16)
+        except (KeyError, ValueError, TypeError) as error:
+            raise _unreadable(self.path, error) from error
 
-def _entry(entry: Any, start: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    name, shape, offset, digest = entry
-    dtype, shape, offset = np.dtype(str(name)), tuple(int(n) for n in shape), start + int(offset)
-    if dtype.kind not in "iubf" or min((*shape, offset)) < 0 or offset + math.prod(shape) * dtype.itemsize > size:
-        raise ValueError("arrays that reach past its end")
-    return dtype, shape, offset, int(digest, 16)
+
+def _unreadable(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(f"{path} cannot be read ({error}): remove its folder and give the command again")
