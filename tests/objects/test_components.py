@@ -312,11 +312,9 @@ def test_voxels_that_changed_between_the_passes_are_found_out(tmp_path):
 def test_more_numbers_than_32_bits_hold_take_64(monkeypatch):
     start = ranking._start_rows
 
-    def beyond(rows):
+    def beyond(rows, total):
         """As if 2^32 components lay before."""
-        n = start(rows)
-        rows += 2**32
-        return n + 2**32
+        return start(rows, total or 2**32)
 
     values = noise(3, (6, 7, 8), 1, 0.2)
     expected = number_by_blocks(values, (3, 4, 5))
