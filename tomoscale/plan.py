@@ -27,9 +27,9 @@ from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
 Step = Kernel | tuple[Measure, ...]
 
 MEBI = 2**20
-PROCESS_BYTES = 230 * MEBI
-"""A process with everything imported and compiled code loaded, 148 to 206 MiB measured before it holds a voxel, and the
-buffers of reading and writing, some 20 MiB."""
+PROCESS_BYTES = 255 * MEBI
+"""A process with everything imported and compiled code loaded, 148 to 220 MiB measured before it holds a voxel, 235 in a
+Dask worker, and the buffers of reading and writing, some 20 MiB."""
 COMPILING_BYTES = 125 * MEBI
 """What Numba keeps in a process that compiles, once on a machine: 343 MiB in all were measured."""
 DEVICE_FACTOR = 3.0
