@@ -263,7 +263,7 @@ def spread_block(*volumes: Array, block: Block, rule: Rule, before: Borders | No
     old = None if before is None else before.open(block.number)
     seen = _digest(shell)
     if old is not None and np.array_equal(old.read("seen"), seen):
-        arrays, changed = {name: old.read(name) for name in old.entries}, 0
+        arrays, changed = {name: old.read(name) for name in old.header}, 0
     else:
         state = rule.spread(tuple(to_host(v[block.core]) for v in volumes), block, shell)
         sides = _sides(state, block)
