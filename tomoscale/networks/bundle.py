@@ -5,37 +5,41 @@
     bundle/
       weights.safetensors    tensors; read by the safetensors library only, nothing is ever unpickled
       card.json              what the network is, was trained on, and how far it looks; SHA-256 of the weights
+
+A bundle may hold several members of one architecture, whose results are averaged (folds of a cross-validation): their
+weights are ``weights.0.safetensors``, ``weights.1.safetensors``, ...
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from tomoscale.errors import InputError
-from tomoscale.networks.architectures import architecture_of, arguments_of, make_network
+from tomoscale.networks.architectures import architecture_of, arguments_of, declared_in, make_network, reach_of
+from tomoscale.networks.arguments import MAX_CHANNELS, check_ends, check_whole
 from tomoscale.networks.card import Card, ModelClass, card_of
-from tomoscale.networks.reach import Reach, probe
+from tomoscale.networks.description import as_html
+from tomoscale.networks.reach import Reach
+from tomoscale.networks.weights import bytes_of, read_weights, write_weights
 
 FORMAT = "tomoscale model 2"
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 MAX_CARD_BYTES = 2**20
-MAX_WEIGHTS_BYTES = 16 * 2**30
-MAX_HEADER_BYTES = 2**20
+MAX_MEMBERS = 64
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class Bundle:
     path : Path
     card : Card
     architecture : str
-        A key of `tomoscale.networks.architectures.ARCHITECTURES`.
+        A name that `tomoscale.networks.architectures.make_network` knows.
     arguments : mapping
         What the architecture is made with.
     reach : Reach
-    weights_sha256, card_sha256 : str
-        The card holds the hash of the weights, so the second stands for the whole bundle.
+    member_sha256 : tuple of str
+        Of the weights of each member.
+    card_sha256 : str
+        The card holds the hashes of the weights, so this stands for the whole bundle.
     """
 
     path: Path
@@ -60,7 +66,7 @@ class Bundle:
     architecture: str
     arguments: Mapping[str, Any]
     reach: Reach
-    weights_sha256: str
+    member_sha256: tuple[str, ...]
     card_sha256: str
 
     @property
@@ -74,16 +80,28 @@ class Bundle:
         return len(self.reach.stride)
 
     @property
+    def members(self) -> int:
+        """Networks of the ensemble, 1 for a single one."""
+        return len(self.member_sha256)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights; of several members, the hash of their hashes in order."""
+        if self.members == 1:
+            return self.member_sha256[0]
+        return hashlib.sha256("".join(self.member_sha256).encode()).hexdigest()
+
+    @property
     def weights_bytes(self) -> int:
-        """Bytes of the weights in memory."""
-        return _bytes(self.skeleton().state_dict())
+        """Bytes of the weights of all members in memory."""
+        return self.members * bytes_of(self.skeleton().state_dict())
 
     def skeleton(self) -> nn.Module:
         """Return the network without weights, on the "meta" device, in eval mode."""
         return _skeleton(self.architecture, self.arguments)
 
-    def network(self, device: str = "cpu") -> nn.Module:
-        """Return the network in eval mode, float32, frozen; loaded once per process and device, shared by all callers.
+    def network(self, device: str = "cpu", member: int = 0) -> nn.Module:
+        """Return a member in eval mode, float32, frozen; loaded once per process and device, shared by all callers.
 
         Raises
         ------
@@ -91,50 +109,60 @@ class Bundle:
             If the weights are not those that the card names.
         """
         with _LOADING:
-            return _load_network(self, device)
+            loaded = _loaded(self, device)
+            if member not in loaded:
+                loaded[member] = _load_member(self, device, member)
+            return loaded[member]
 
     def __hash__(self) -> int:
         return hash((self.path, self.card_sha256))
 
-    def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[str, str]]:
-        return _reopen, (str(self.path), self.card_sha256)
+    def __reduce__(self) -> tuple[Callable[..., Bundle], tuple[str, str, str | None]]:
+        return _reopen, (str(self.path), self.card_sha256, declared_in(self.architecture))
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
-def save_bundle(path: str | Path, module: nn.Module, card: Card, reach: Reach | None = None) -> Bundle:
-    """Write a network and its card to a new folder.
+def save_bundle(
+    path: str | Path, module: nn.Module | Sequence[nn.Module], card: Card, reach: Reach | None = None
+) -> Bundle:
+    """Write a network, or the members of an ensemble, and their card to a new folder.
 
     Parameters
     ----------
     path : path
         Must not exist.
-    module : torch module
-        Of a known architecture.
+    module : torch module, or several
+        Of a known architecture; the members of an ensemble are made with the same arguments.
     card : Card
     reach : Reach, optional
-        Measured by `probe` by default.
+        Measured by default (`reach_of`).
 
     Raises
     ------
     ValueError
-        If the path exists, the architecture is unknown, the classes do not match, or a weight is not finite.
+        If the path exists, the architecture is unknown, the classes do not match, members differ in more than their
+        weights, or a weight is not finite.
     """
     path = Path(path).absolute()
     if path.exists():
         raise ValueError(f"{path} exists: a bundle is never overwritten, choose another path or remove it")
-    architecture, arguments = architecture_of(module), arguments_of(module)
+    members = [module] if isinstance(module, nn.Module) else list(module)
+    architecture, arguments = _common(members)
     if arguments["n_classes"] != len(card.classes):
         raise ValueError(f"the network has {arguments['n_classes']} outputs but card.classes names {len(card.classes)}")
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    broken = _first_not_finite(state)
-    if broken:
-        raise ValueError(f"{broken} holds NaN or infinity: the training diverged, such a network labels nothing")
-    reach = reach or probe(module, arguments["in_channels"], arguments["dimensions"])
+    reach = reach or reach_of(members[0])
     partial = path.with_name(path.name + ".partial")
+    _remove_remains(partial)
     partial.mkdir(parents=True)
-    safetensors.torch.save_file(state, str(partial / WEIGHTS))
-    document = _document(card, architecture, arguments, reach, _sha256(partial / WEIGHTS))
-    (partial / CARD).write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    os.replace(partial, path)
+    try:
+        hashes = [write_weights(partial / weights_name(n, len(members)), m) for n, m in enumerate(members)]
+        document = _document(card, architecture, arguments, reach, hashes)
+        (partial / CARD).write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        os.replace(partial, path)
+    finally:
+        _remove_remains(partial)
     return load_bundle(path)
 
 
@@ -148,12 +176,39 @@ def load_bundle(path: str | Path) -> Bundle:
         are not those of the card, do not fit the architecture, or hold NaN.
     """
     bundle = _open_card(Path(path).absolute())
-    _read_weights(bundle)
+    for member in range(bundle.members):
+        _read_member(bundle, member)
     return bundle
 
 
+def weights_name(member: int, members: int) -> str:
+    """Name of the file that holds the weights of a member."""
+    return WEIGHTS if members == 1 else f"weights.{member}.safetensors"
+
+
+def _remove_remains(partial: Path) -> None:
+    """Remove what a save that was stopped has left, and nothing else."""
+    if partial.is_dir():
+        for file in (partial / CARD, *partial.glob("weights*.safetensors")):
+            file.unlink(missing_ok=True)
+        partial.rmdir()
+
+
+def _common(members: Sequence[nn.Module]) -> tuple[str, dict[str, Any]]:
+    """Architecture and arguments that all members share."""
+    if not 1 <= len(members) <= MAX_MEMBERS:
+        raise ValueError(f"a bundle has 1 to {MAX_MEMBERS} members, got {len(members)}")
+    made = [(architecture_of(m), arguments_of(m)) for m in members]
+    other = next((n for n, one in enumerate(made) if one != made[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"members of a bundle differ in their weights alone, but member {other} is {made[other]} and member 0 {made[0]}"
+        )
+    return made[0]
+
+
 def _document(
-    card: Card, architecture: str, arguments: Mapping[str, Any], reach: Reach, weights_sha256: str
+    card: Card, architecture: str, arguments: Mapping[str, Any], reach: Reach, hashes: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -162,7 +217,7 @@ def _document(
         "arguments": dict(arguments),
         "reach_voxels": asdict(reach),
         "exactness": "exact by blocks" if reach.local else "defined by its windows",
-        "weights_sha256": weights_sha256,
+        "weights_sha256": hashes[0] if len(hashes) == 1 else list(hashes),
     }
 
 
@@ -189,16 +244,21 @@ def _bundle_of(path: Path, document: dict[str, Any], card_sha256: str) -> Bundle
     card = card_of(document)
     architecture, arguments, extents = document["architecture"], document["arguments"], document["reach_voxels"]
     made = arguments_of(_skeleton(architecture, arguments))
+    check_ends(made["in_channels"], made["n_classes"])
+    check_whole("dimensions", made["dimensions"], 2, 3)
+    check_whole("in_slices", made.get("in_slices", 1), 1, MAX_CHANNELS)
     if made["n_classes"] != len(card.classes):
         raise ValueError(f"{len(card.classes)} classes but {made['n_classes']} outputs")
     numbers = {key: tuple(int(v) for v in values) for key, values in extents.items() if key != "local"}
     reach = Reach(**numbers, local=bool(extents["local"]))
     if len(reach.stride) != made["dimensions"]:
         raise ValueError(f"reach for {len(reach.stride)} axes but {made['dimensions']} dimensions")
-    digest = str(document["weights_sha256"])
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"weights_sha256 must be 64 hexadecimal digits, got {digest!r}")
-    return Bundle(path, card, architecture, arguments, reach, digest, card_sha256)
+    said = document["weights_sha256"]
+    hashes = tuple(said) if isinstance(said, list) else (said,)
+    wrong = [h for h in hashes if not (isinstance(h, str) and re.fullmatch("[0-9a-f]{64}", h))]
+    if wrong or not 1 <= len(hashes) <= MAX_MEMBERS:
+        raise ValueError(f"weights_sha256 must be 64 hexadecimal digits, or a list of such, got {said!r:.200}")
+    return Bundle(path, card, architecture, made, reach, hashes, card_sha256)
 
 
 def _skeleton(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -206,77 +266,35 @@ def _skeleton(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
         return make_network(architecture, arguments).eval().requires_grad_(False)
 
 
-def _read_weights(bundle: Bundle) -> dict[str, torch.Tensor]:
-    """Tensors of a bundle, checked against the card and the architecture before and after they are read."""
-    file = bundle.path / WEIGHTS
-    if not file.is_file():
-        raise InputError(f"{bundle.path} holds no {WEIGHTS}: get the bundle again")
-    expected = bundle.skeleton().state_dict()
-    wanted = _bytes(expected)
-    # Before the file is parsed: a header alone can be 100 MB of names.
-    if not wanted <= file.stat().st_size <= min(wanted + MAX_HEADER_BYTES, MAX_WEIGHTS_BYTES):
-        raise InputError(
-            f"{file} has {file.stat().st_size} bytes, but {bundle.architecture} {dict(bundle.arguments)} has {wanted} bytes "
-            f"of weights (and at most {MAX_HEADER_BYTES} of names): it is cut short or belongs to another network"
-        )
-    digest = _sha256(file)
-    if digest != bundle.weights_sha256:
-        raise InputError(f"{file} has SHA-256 {digest}, its card says {bundle.weights_sha256}: get the bundle again")
-    try:
-        tensors = safetensors.torch.load_file(str(file))
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise InputError(f"{file} is not a safetensors file ({error}): get the bundle again") from error
-    _check_tensors(file, tensors, expected)
-    return tensors
-
-
-def _check_tensors(file: Path, tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or extra:
-        raise InputError(
-            f"{file} lacks {len(missing)} tensors {missing[:3]} and has {len(extra)} that do not belong {extra[:3]}: "
-            "weights and architecture are of different networks"
-        )
-    for name, tensor in expected.items():
-        got = tensors[name]
-        if got.shape != tensor.shape or got.dtype != tensor.dtype:
-            raise InputError(
-                f"{file}: {name} is {got.dtype} {tuple(got.shape)}, the architecture needs {tensor.dtype} "
-                f"{tuple(tensor.shape)}"
-            )
-    broken = _first_not_finite(tensors)
-    if broken:
-        raise InputError(f"{file}: {broken} holds NaN or infinity, such a network labels nothing")
-
-
-def _first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    return next((name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())), "")
+def _read_member(bundle: Bundle, member: int) -> dict[str, torch.Tensor]:
+    file = bundle.path / weights_name(member, bundle.members)
+    what = f"{bundle.architecture} {dict(bundle.arguments)!r:.300}"
+    return read_weights(file, bundle.member_sha256[member], bundle.skeleton().state_dict(), what)
 
 
 _LOADING = threading.Lock()
 
 
 @lru_cache(maxsize=4)
-def _load_network(bundle: Bundle, device: str) -> nn.Module:
+def _loaded(bundle: Bundle, device: str) -> dict[int, nn.Module]:
+    """Members that this process has loaded."""
+    return {}
+
+
+def _load_member(bundle: Bundle, device: str, member: int) -> nn.Module:
     network = bundle.skeleton()
-    network.load_state_dict(_read_weights(bundle), assign=True)
+    network.load_state_dict(_read_member(bundle, member), assign=True)
     layout = torch.channels_last if bundle.dimensions == 2 else torch.channels_last_3d
     return network.requires_grad_(False).eval().to(device=device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 @lru_cache(maxsize=16)
-def _reopen(path: str, card_sha256: str) -> Bundle:
+def _reopen(path: str, card_sha256: str, module: str | None = None) -> Bundle:
     """Open a pickled bundle; its weights are checked when they are loaded."""
+    if module is not None:
+        # It registers the architecture: the sender has imported it too, a card cannot name it.
+        importlib.import_module(module)
     bundle = _open_card(Path(path))
     if bundle.card_sha256 != card_sha256:
         raise InputError(f"{path} has changed since this run was planned: plan again")
     return bundle
-
-
-def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(t.numel() * t.itemsize for t in tensors.values())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

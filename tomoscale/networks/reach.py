@@ -20,6 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+DEFAULT_UNIT = {2: 64, 3: 16}
+"""Voxels that the strides of most networks divide, by dimensions."""
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -70,7 +73,9 @@ def probe(
     ----------
     module : torch module
         (N, in_channels, ...) -> (N, anything, ...); a copy of it is taken.
-    in_channels, dimensions : int
+    in_channels : int
+        Of the tensor it takes: neighbouring slices that are shown count as channels.
+    dimensions : int
     max_stride : int, optional
         A multiple of the network's stride; 64 for slices and 16 for volumes by default.
     max_reach : int
@@ -92,7 +97,7 @@ def probe(
     One axis costs between ``4 + log2(max_stride)`` passes over a thin strip (stride `max_stride`) and ``4 + max_stride``
     (stride 1).
     """
-    unit = max_stride or {2: 64, 3: 16}[dimensions]
+    unit = max_stride or DEFAULT_UNIT[dimensions]
     network = copy.deepcopy(module).cpu().double().eval()
     found = []
     threads = torch.get_num_threads()

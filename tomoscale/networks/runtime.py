@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tomoscale.networks.arguments import input_channels
 from tomoscale.networks.bundle import Bundle
 
 BACKENDS = ("torch", "openvino")
@@ -49,8 +50,8 @@ def check_runtime(backend: str, precision: str) -> None:
         )
 
 
-def forward_of(bundle: Bundle, backend: str, precision: str, device: str, streams: int) -> Forward:
-    """Return the function that runs a network on a device, called by up to `streams` threads; made once per process.
+def forward_of(bundle: Bundle, backend: str, precision: str, device: str, streams: int, member: int = 0) -> Forward:
+    """Return the function that runs a member on a device, called by up to `streams` threads; made once per process.
 
     Raises
     ------
@@ -58,7 +59,11 @@ def forward_of(bundle: Bundle, backend: str, precision: str, device: str, stream
         If the backend cannot use the device.
     """
     with _PREPARING:
-        return _prepare(bundle, backend, precision, device, streams if backend == "openvino" else 1)
+        streams = streams if backend == "openvino" else 1
+        known = _prepared(bundle, backend, precision, device, streams)
+        if member not in known:
+            known[member] = _prepare(bundle, backend, precision, device, streams, member)
+        return known[member]
 
 
 @cache
@@ -101,12 +106,17 @@ _PREPARING = threading.Lock()
 
 
 @lru_cache(maxsize=4)
-def _prepare(bundle: Bundle, backend: str, precision: str, device: str, streams: int) -> Forward:
+def _prepared(bundle: Bundle, backend: str, precision: str, device: str, streams: int) -> dict[int, Forward]:
+    """Members that this process has prepared: all of an ensemble, whatever their number, and of four at most."""
+    return {}
+
+
+def _prepare(bundle: Bundle, backend: str, precision: str, device: str, streams: int, member: int) -> Forward:
     if backend == "torch":
-        return _Torch(bundle.network(device), precision)
+        return _Torch(bundle.network(device, member), precision)
     if device != "cpu":
         raise ValueError("backend 'openvino' runs on the CPU: use backend 'torch' on a GPU, or plan with device='cpu'")
-    return _OpenVino(bundle, precision, streams)
+    return _OpenVino(bundle, member, precision, streams)
 
 
 class _Torch:
@@ -148,14 +158,14 @@ class _Torch:
 class _OpenVino:
     """Compiled once with free sizes: fixed sizes gave the same bits and no more speed."""
 
-    def __init__(self, bundle: Bundle, precision: str, streams: int) -> None:
+    def __init__(self, bundle: Bundle, member: int, precision: str, streams: int) -> None:
         openvino: Any = importlib.import_module("openvino")
         size = [2 * s for s in bundle.reach.stride]
-        example = torch.zeros(1, bundle.arguments["in_channels"], *size)
+        example = torch.zeros(1, input_channels(bundle.arguments), *size)
         with warnings.catch_warnings():
             # It traces by torch.jit, which torch has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
-            model = openvino.convert_model(bundle.network(), example_input=example)
+            model = openvino.convert_model(bundle.network(member=member), example_input=example)
         # One thread a stream, and no more streams than are used: each takes the memory of a window.
         options = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from tomoscale.networks.arguments import check_whole
+
 _LAYERS: dict[int, tuple[type[nn.Module], type[nn.Module], type[nn.Module], type[nn.Module]]] = {
     2: (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d),
     3: (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d),
@@ -57,11 +59,11 @@ class ScaledUNet(nn.Module):
 
     def __init__(self, depth: int, width: int, in_channels: int = 1, n_classes: int = 4, dimensions: int = 2) -> None:
         super().__init__()
-        _check("depth", depth, 1, MAX_DEPTH)
-        _check("width", width, 1, MAX_WIDTH)
-        _check("in_channels", in_channels, 1, MAX_WIDTH)
-        _check("n_classes", n_classes, 2, 255)
-        _check("dimensions", dimensions, 2, 3)
+        check_whole("depth", depth, 1, MAX_DEPTH)
+        check_whole("width", width, 1, MAX_WIDTH)
+        check_whole("in_channels", in_channels, 1, MAX_WIDTH)
+        check_whole("n_classes", n_classes, 2, 255)
+        check_whole("dimensions", dimensions, 2, 3)
         self.arguments = {
             "depth": depth,
             "width": width,
@@ -120,8 +122,3 @@ def _block(in_channels: int, out_channels: int, dimensions: int) -> nn.Sequentia
             nn.Mish(inplace=True),
         ]
     return nn.Sequential(*layers)
-
-
-def _check(name: str, value: int, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
