@@ -57,6 +57,7 @@ class MixedScaleDense(nn.Module):
             "n_classes": n_classes,
             "dimensions": dimensions,
         }
+        self.stride = (1,) * dimensions
         convolution = _CONVOLUTIONS[dimensions]
         self.layers = nn.ModuleList()
         for n in range(depth):
