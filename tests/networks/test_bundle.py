@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -13,7 +14,8 @@ import torch
 from tests.networks.random import card, random_network
 from tomoscale.errors import InputError
 from tomoscale.networks.bundle import CARD, WEIGHTS, load_bundle, save_bundle
-from tomoscale.networks.card import Card, ModelClass
+from tomoscale.networks.card import Card, ModelClass, Normalisation, Windows
+from tomoscale.networks.description import facts, in_words, normalisation_in_words, windows_in_words
 from tomoscale.networks.reach import Reach
 
 
@@ -66,6 +68,92 @@ def test_the_network_is_frozen_and_loaded_once(saved):
     assert load_bundle(saved).network() is network
 
 
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundles") / "three"
+    save_bundle(path, [random_network(1, 2, seed=seed) for seed in range(3)], card())
+    return path
+
+
+def test_the_members_of_an_ensemble_are_those_that_were_saved(ensemble, saved):
+    bundle = load_bundle(ensemble)
+    assert (bundle.members, len(set(bundle.member_sha256))) == (3, 3)
+    assert bundle.weights_bytes == 3 * load_bundle(saved).weights_bytes
+    assert bundle.weights_sha256 not in bundle.member_sha256
+    values = torch.rand(1, 1, 16, 16)
+    for member in range(3):
+        network = bundle.network(member=member)
+        torch.testing.assert_close(network(values), random_network(1, 2, seed=member)(values))
+        assert load_bundle(ensemble).network(member=member) is network
+    assert pickle.loads(pickle.dumps(bundle)) == bundle
+
+
+def test_members_that_were_swapped_are_refused(ensemble, tmp_path):
+    copy = shutil.copytree(ensemble, tmp_path / "copy")
+    (copy / "weights.1.safetensors").rename(copy / "one")
+    (copy / "weights.2.safetensors").rename(copy / "weights.1.safetensors")
+    (copy / "one").rename(copy / "weights.2.safetensors")
+    with pytest.raises(InputError, match=r"weights\.1\.safetensors has SHA-256"):
+        load_bundle(copy)
+
+
+def test_members_of_different_networks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="differ in their weights alone"):
+        save_bundle(tmp_path / "new", [random_network(1, 2), random_network(1, 3)], card())
+    with pytest.raises(ValueError, match="1 to 64 members"):
+        save_bundle(tmp_path / "new", [], card())
+
+
+def test_what_a_stopped_save_left_is_replaced_and_nothing_else(tmp_path):
+    partial = tmp_path / "new.partial"
+    partial.mkdir()
+    (partial / WEIGHTS).write_bytes(b"half")
+    save_bundle(tmp_path / "new", random_network(1, 2), card())
+    assert not partial.exists()
+    partial = tmp_path / "other.partial"
+    partial.mkdir()
+    (partial / "mine").touch()
+    with pytest.raises(OSError, match="not empty"):
+        save_bundle(tmp_path / "other", random_network(1, 2), card())
+    assert (partial / "mine").exists()
+
+
+def test_a_bundle_is_told_in_words_and_as_a_table(saved, ensemble):
+    bundle = load_bundle(saved)
+    words = in_words(bundle)
+    assert words["labels"] == {str(n): f"class {n}" for n in range(4)}
+    assert words["parameters"] == f"{sum(p.numel() for p in bundle.network().parameters()):,}"
+    assert words["reach"].startswith("9 x 9 voxels before and 9 x 9 after")
+    assert in_words(load_bundle(ensemble))["members"] == "3, averaged"
+    assert json.loads(json.dumps(facts(bundle)))["exactness"] == "exact by blocks"
+    edited = dataclasses.replace(bundle, card=dataclasses.replace(card(), name="<b>"))
+    html = edited._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert "class 3" in html
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "words"),
+    [
+        (Normalisation(), "percentiles 0.5 and 99.9 of the volume become 0 and 1"),
+        (Normalisation("zscore"), "mean 0 and standard deviation 1, of the volume itself"),
+        (
+            Normalisation("zscore", clip=(-5.0, 9.0), mean=2.0, deviation=3.0),
+            "clipped to -5..9, then minus 2, divided by 3",
+        ),
+    ],
+)
+def test_a_normalisation_is_said_in_words(normalisation, words):
+    assert normalisation_in_words(normalisation).startswith(words)
+
+
+def test_windows_are_said_in_words():
+    windows = Windows((16, 32), mirror_axes=(1,))
+    expected = "windows of 16 x 32 voxels, at most 0.5 of their length apart, gaussian weights, mirrored along x"
+    assert windows_in_words(windows) == f"{expected}; mean of logits"
+
+
 def test_a_bundle_pickles_as_its_address(saved):
     bundle = load_bundle(saved)
     message = pickle.dumps(bundle)
@@ -116,6 +204,9 @@ def test_the_network_notices_that_the_weights_changed(copy):
         (lambda d: d.update(voxel_size_um=[1, 1, float("nan")]), "lengths > 0"),
         (lambda d: d["normalisation"].update(percentiles=[99, 1]), "increasing numbers"),
         (lambda d: d.update(weights_sha256="../../secret"), "64 hexadecimal digits"),
+        (lambda d: d.update(weights_sha256=[]), "64 hexadecimal digits"),
+        (lambda d: d.update(weights_sha256=["0" * 64] * 65), "64 hexadecimal digits"),
+        (lambda d: d.update(weights_sha256=["0" * 64] * 2), "holds no weights.0.safetensors"),
         (lambda d: d.update(weights_sha256="0" * 64), "its card says"),
     ],
 )

@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
+import torch
 from torch import nn
 
 from tomoscale.networks.arguments import input_channels
@@ -232,8 +233,20 @@ def reach_of(module: nn.Module) -> Reach:
         return Reach(*(strides,) * 5, local=False)
     if name not in _NARROW:
         return probe(module, input_channels(arguments), dimensions, unit)
-    twin = make_network(name, {**arguments, **_NARROW[name]})
+    twin = _alive(name, {**arguments, **_NARROW[name]})
     return probe(twin, input_channels(arguments), dimensions, unit, max_reach=MAX_TWIN_REACH)
+
+
+def _alive(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Network with the same weights every time, such that no narrow layer gives zeros only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = make_network(architecture, arguments)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.fill_(1.0)
+    return network
 
 
 def _make_of(architecture: str) -> Callable[..., nn.Module]:
