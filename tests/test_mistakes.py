@@ -256,6 +256,44 @@ SCIENCE = (
     mistake("weights of another model", "segment {normal} {out} --model {model_swapped}", 3, "SHA-256"),
     mistake("pickled weights", "segment {normal} {out} --model {model_pickle}", 3, "weights.safetensors"),
     mistake("a card of almost nothing", "segment {normal} {out} --model {model_card}", 3, "card.json", "lacks"),
+    mistake("no model to look at", "model info {nowhere}", 3, "{nowhere}", "card.json"),
+    mistake("a card that says another reach", "model probe {model_reach}", 7, "is not what its card says", "51"),
+    mistake("a folder that is no result of nnU-Net", "model import {empty} {out}", 3, "{empty}", "plans.json"),
+    mistake(
+        "weights of no known network", "model import {model_cut}/card.json {out}", 2, "--architecture", "--classes"
+    ),
+    mistake(
+        "weights cut short",
+        "model import {model_cut}/weights.safetensors {out} --architecture msd --classes a,b --voxel-size 5um",
+        3,
+        "{model_cut}/weights.safetensors",
+        "is not a safetensors file",
+    ),
+    mistake(
+        "weights of another network",
+        "model import {model_card}/weights.safetensors {out} --architecture msd --classes a,b --voxel-size 5um",
+        3,
+        "{model_card}/weights.safetensors",
+        "lacks 200 tensors",
+    ),
+    mistake(
+        "an option of nnU-Net for weights",
+        "model import {model_card}/weights.safetensors {out} --folds 0",
+        2,
+        "--folds cannot be given",
+    ),
+    mistake(
+        "arguments that are no JSON", "model import {scan} {out} --arguments width=3", 2, "'width=3'", '{{"depth": 5'
+    ),
+    mistake("one class twice", "model import {scan} {out} --classes a,a", 2, "names that are all different"),
+    mistake("a window of one number", "model import {scan} {out} --window 3", 2, "two or three numbers of voxels"),
+    mistake(
+        "a module that is not there",
+        "model info {empty} --architecture-module my_lab.nets",
+        2,
+        "my_lab.nets",
+        "PYTHONPATH",
+    ),
 )
 
 PLACES = (

@@ -235,9 +235,12 @@ def _models(folder: Path, grey: np.ndarray, labels: np.ndarray) -> dict[str, Pat
 
     made = {
         f"model_{name}": model(f"model_{name}")
-        for name in ("cut", "weightless", "cardless", "swapped", "pickle", "card")
+        for name in ("cut", "weightless", "cardless", "swapped", "pickle", "card", "reach")
     }
     weights = (SHIPPED_MODEL / "weights.safetensors").read_bytes()
+    card = json.loads((made["model_reach"] / "card.json").read_text())
+    card["reach_voxels"] |= {"before": [43, 43], "margin_before": [40, 40]}
+    (made["model_reach"] / "card.json").write_text(json.dumps(card))
     (made["model_cut"] / "weights.safetensors").write_bytes(weights[:-100])
     (made["model_weightless"] / "weights.safetensors").unlink()
     (made["model_cardless"] / "card.json").unlink()

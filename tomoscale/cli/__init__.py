@@ -18,12 +18,15 @@ from types import FrameType
 from typing import Any
 
 import tomoscale
-from tomoscale.cli import chain, floods, look, objects, results, running, shell, studies, volumes
+from tomoscale.cli import chain, floods, look, models, objects, results, running, shell, studies, volumes
 from tomoscale.cli.command import Command, Parser, Program, UsageError, make_program
 from tomoscale.cli.failures import EXIT_CODES, failure_of, near
 from tomoscale.cli.values import lengths as lengths  # for scripts that take voxel sizes
 
-GROUPS = {"study": "measure samples as papers do: implants, bone, voids"}
+GROUPS = {
+    "study": "measure samples as papers do: implants, bone, voids",
+    "model": "look at networks, measure and import them",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +65,7 @@ def make_program_of_all() -> Program:
     parser.add_argument("--version", action="version", version=f"tomoscale {tomoscale.__version__}")
     parser.add_argument("--json-usage", action="store_true", help="print all commands, options and exit codes as JSON")
     parser.set_defaults(command=None)
-    groups = (studies.DEMO, volumes.COMMANDS, objects.COMMANDS, floods.COMMANDS, studies.COMMANDS, look.COMMANDS)
+    groups = (studies.DEMO, volumes.COMMANDS, objects.COMMANDS, floods.COMMANDS, studies.COMMANDS, models.COMMANDS, look.COMMANDS)
     commands: tuple[Command, ...] = tuple(command for group in groups for command in group)
     commands = (*commands, *chain.commands_of(commands))
     commands = (*commands, *shell.commands_about(make_program_of_all, commands))

@@ -18,6 +18,8 @@ def plain(result: Any) -> Any:
         return result if math.isfinite(result) else None
     if isinstance(result, Path):
         return str(result)
+    if hasattr(result, "facts"):
+        return plain(result.facts())
     if hasattr(result, "storage"):
         return of_volume(result)
     return result.tolist() if hasattr(result, "tolist") else result

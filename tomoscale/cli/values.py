@@ -7,6 +7,7 @@ help, completion, ``--json-usage`` and configurations ask which function an opti
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -148,6 +149,37 @@ def word(text: str) -> str:
     return text
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Names from "background,metal,bone"."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts) or len(set(parts)) != len(parts):
+        raise _wrong(text, "names that are all different", "background,metal,bone")
+    return parts
+
+
+def window(text: str) -> tuple[int, ...]:
+    """Numbers of voxels from "512,512" (y, x) or "32,128,128" (z, y, x)."""
+    parts = text[:LONGEST].replace("x", ",").split(",")
+    wrong = _wrong(text, "two or three numbers of voxels", "512,512 or 32,128,128")
+    if len(parts) not in (2, 3):
+        raise wrong
+    try:
+        return tuple(positive(part) for part in parts)
+    except argparse.ArgumentTypeError:
+        raise wrong from None
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Names and values from a JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise _wrong(text, "names and values in JSON", '{"depth": 5, "width": 64}')
+    return found
+
+
 def workers(text: str) -> str:
     """Where blocks are computed: one of `WORKERS`, or the address of a scheduler."""
     if text not in WORKERS and ":" not in text:
@@ -179,6 +211,9 @@ NAMES: Mapping[Callable[[str], Any], str] = {
     natural: "natural number",
     port: "port",
     word: "text",
+    words: "texts",
+    window: "window",
+    json_object: "JSON object",
     workers: "workers",
     input_path: "input path",
     output_path: "output path",

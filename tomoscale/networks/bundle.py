@@ -31,7 +31,7 @@ from tomoscale.errors import InputError
 from tomoscale.networks.architectures import architecture_of, arguments_of, declared_in, make_network, reach_of
 from tomoscale.networks.arguments import MAX_CHANNELS, check_ends, check_whole
 from tomoscale.networks.card import Card, ModelClass, card_of
-from tomoscale.networks.description import as_html
+from tomoscale.networks.description import as_html, facts
 from tomoscale.networks.reach import Reach
 from tomoscale.networks.weights import bytes_of, read_weights, write_weights
 
@@ -113,6 +113,10 @@ class Bundle:
             if member not in loaded:
                 loaded[member] = _load_member(self, device, member)
             return loaded[member]
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that the card says as JSON values."""
+        return facts(self)
 
     def __hash__(self) -> int:
         return hash((self.path, self.card_sha256))

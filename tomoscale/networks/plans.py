@@ -7,7 +7,7 @@ labels, cascades, transposed axes, other architectures.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,17 @@ def _refuse_unsupported(plans: Mapping[str, Any], chosen: Mapping[str, Any], dat
             raise ValueError(f"{reason}; such a network of nnU-Net cannot be run here")
 
 
+def classes_of(names: Sequence[str]) -> tuple[ModelClass, ...]:
+    """Classes by their names in order, with colours of a palette that repeats."""
+    return tuple(ModelClass(n, name, PALETTE[n % len(PALETTE)]) for n, name in enumerate(names))
+
+
 def _classes(labels: Mapping[str, int]) -> tuple[ModelClass, ...]:
     """Classes in the order of the outputs; voxels labelled "ignore" have none."""
     ids = {int(number): name for name, number in labels.items() if name != "ignore"}
     if sorted(ids) != list(range(len(ids))):
         raise ValueError(f"its labels must be numbered 0, 1, 2, ..., got {sorted(ids)}")
-    return tuple(ModelClass(n, str(ids[n]), PALETTE[n % len(PALETTE)]) for n in sorted(ids))
+    return classes_of([str(ids[n]) for n in sorted(ids)])
 
 
 def _arguments(chosen: Mapping[str, Any]) -> dict[str, Any]:
