@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -13,11 +14,13 @@ from tests.networks import checkpoints
 from tests.networks.random import card, random_network
 from tests.networks.test_architectures import LAB, registry  # noqa: F401 -- a fixture
 from tests.test_cli import told
+from tests.world import volume_at
 from tomoscale.cli import main
 from tomoscale.networks.architectures import declare_from, make_network
 from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.networks.card import Normalisation
 from tomoscale.segmentation.segment import SHIPPED_MODEL
+from tomoscale.volume import open_zarr
 
 
 def test_a_model_is_told_in_words_and_as_json(capsys):
@@ -116,3 +119,21 @@ def test_networks_of_the_users_own_are_imported_by_naming_their_module(tmp_path,
     assert told(capsys, "model", "info", tmp_path / "model", *module) == found
     assert told(capsys, "model", "probe", tmp_path / "model", *module)["measured"] == found["reach_voxels"]
     shutil.rmtree(tmp_path / "model")
+
+
+def test_a_network_of_the_users_own_labels_a_volume_also_in_a_chain(tmp_path, monkeypatch, registry):  # noqa: F811
+    (tmp_path / "toy_runs.py").write_text(f'{LAB}register_architecture("sharp", Sharp)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    declare_from("toy_runs")
+    arguments = {"in_channels": 1, "n_classes": 4, "dimensions": 2, "width": 3}
+    save_bundle(tmp_path / "model", make_network("sharp", arguments), card())
+    volume_at(tmp_path / "normal.zarr", np.random.default_rng(0).random((4, 16, 16), np.float32), kind="grey")
+    named = ["--model", str(tmp_path / "model"), "--architecture-module", "toy_runs"]
+    source = str(tmp_path / "normal.zarr")
+    assert main(["segment", source, str(tmp_path / "one.zarr"), *named, "--no-pyramid", "--workers", "threads"]) == 0
+    (tmp_path / "chain.yaml").write_text(
+        "steps:\n- segment: {source: normal.zarr, target: two.zarr, model: model, architecture-module: toy_runs}\n"
+    )
+    assert main(["run", str(tmp_path / "chain.yaml"), "--workers", "threads"]) == 0
+    one, two = (open_zarr(tmp_path / f"{name}.zarr").read() for name in ("one", "two"))
+    np.testing.assert_array_equal(one, two)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import tomoscale
-from tomoscale.cli import chain, floods, look, models, objects, results, running, shell, studies, volumes
+from tomoscale.cli import bundles, chain, floods, look, objects, results, running, shell, studies, volumes
 from tomoscale.cli.command import Command, Parser, Program, UsageError, make_program
 from tomoscale.cli.failures import EXIT_CODES, failure_of, near
 from tomoscale.cli.values import lengths as lengths  # for scripts that take voxel sizes
@@ -65,7 +65,7 @@ def make_program_of_all() -> Program:
     parser.add_argument("--version", action="version", version=f"tomoscale {tomoscale.__version__}")
     parser.add_argument("--json-usage", action="store_true", help="print all commands, options and exit codes as JSON")
     parser.set_defaults(command=None)
-    groups = (studies.DEMO, volumes.COMMANDS, objects.COMMANDS, floods.COMMANDS, studies.COMMANDS, models.COMMANDS, look.COMMANDS)
+    groups = (studies.DEMO, volumes.COMMANDS, objects.COMMANDS, floods.COMMANDS, studies.COMMANDS, bundles.COMMANDS, look.COMMANDS)
     commands: tuple[Command, ...] = tuple(command for group in groups for command in group)
     commands = (*commands, *chain.commands_of(commands))
     commands = (*commands, *shell.commands_about(make_program_of_all, commands))

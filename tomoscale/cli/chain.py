@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tomoscale.cli import paths, values
 from tomoscale.cli.command import RUNNING, Command, actions_of, destination, option, values_of
 from tomoscale.cli.results import plain
-from tomoscale.cli.running import naming, planning
+from tomoscale.cli.running import declare, naming, planning
 from tomoscale.errors import InputError, PlanError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Step:
                 if paths.file_of(path) in made:
                     given[action.dest] = made[paths.file_of(path)]
         keywords = values_of(self.command, given)
+        declare(keywords)
         if not self.command.works:
             return self.command.run(**keywords)
         own = replace(

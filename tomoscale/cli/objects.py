@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import SOURCE, TARGET, Command, flag, option
-from tomoscale.cli.volumes import MODEL
+from tomoscale.cli.volumes import ARCHITECTURE_MODULE, MODEL
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume
@@ -253,6 +253,7 @@ COMMANDS = (
             option("source", type=values.input_path, help="labels, or with --model a scan"),
             option("folder", type=values.output_path, help="for the numbers, the tables and the report"),
             MODEL,
+            ARCHITECTURE_MODULE,
             option("--void", type=values.numbers, default=(0,), metavar="N,N,...", help="labels of voids (default 0)"),
             option("--bone", type=values.numbers, default=(3,), metavar="N,N,...", help="labels of bone (default 3)"),
             option(

@@ -27,6 +27,7 @@ def execute(command: Command, options: Mapping[str, Any]) -> Any:
     if command.prepare is not None:
         given = command.prepare(given)
     keywords = values_of(command, given)
+    declare(keywords)
     if not command.works:
         return command.run(**keywords)
     with working_of(given) as work:
@@ -35,6 +36,15 @@ def execute(command: Command, options: Mapping[str, Any]) -> Any:
         with planning(given["json"]) as plans:
             command.run(**keywords, work=work)
         return plans or None
+
+
+def declare(keywords: dict[str, Any]) -> None:
+    """Import the module of the user's own networks if the options name one, which no command needs to know of."""
+    module = keywords.pop("architecture_module", None)
+    if module is not None:
+        from tomoscale.networks.architectures import declare_from
+
+        declare_from(module)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,12 @@ EXCLUDE_ZEROS = flag("--exclude-zeros", "leave exact zeros out of the percentile
 MODEL = option(
     "--model", type=values.input_path, metavar="FOLDER", help="a model bundle (default: the small model that ships)"
 )
+ARCHITECTURE_MODULE = option(
+    "--architecture-module",
+    type=values.word,
+    metavar="MODULE",
+    help="import path of a module that registers your own networks, such as my_lab.networks",
+)
 OME_04 = "ome-zarr-0.4"
 FORMATS = ("tiff", "bigtiff", "nifti", "metaimage", OME_04)
 RAW = (
@@ -233,6 +239,7 @@ COMMANDS = (
             SOURCE,
             TARGET,
             MODEL,
+            ARCHITECTURE_MODULE,
             option("--backend", choices=("torch", "openvino"), default="torch", help="what runs it (default torch)"),
             option("--precision", choices=("float32", "bfloat16"), default="float32", help="default float32"),
             pyramid_option(True),

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tomoscale.networks.arguments import input_channels
 from tomoscale.networks.bundle import Bundle
 
 BACKENDS = ("torch", "openvino")
@@ -51,7 +50,7 @@ def check_runtime(backend: str, precision: str) -> None:
 
 
 def forward_of(bundle: Bundle, backend: str, precision: str, device: str, streams: int, member: int = 0) -> Forward:
-    """Return the function that runs a member on a device, called by up to `streams` threads; made once per process.
+    """Return what runs a member of a bundle on a device, called by up to `streams` threads; made once per process.
 
     Raises
     ------
@@ -59,11 +58,12 @@ def forward_of(bundle: Bundle, backend: str, precision: str, device: str, stream
         If the backend cannot use the device.
     """
     with _PREPARING:
-        streams = streams if backend == "openvino" else 1
-        known = _prepared(bundle, backend, precision, device, streams)
-        if member not in known:
-            known[member] = _prepare(bundle, backend, precision, device, streams, member)
-        return known[member]
+        return _prepare(bundle, member, backend, precision, device, streams if backend == "openvino" else 1)
+
+
+def members_of(bundle: Bundle) -> int:
+    """Networks of a bundle whose results are averaged."""
+    return int(getattr(bundle, "members", 1))
 
 
 @cache
@@ -105,18 +105,18 @@ def share_memory_pool(cupy: ModuleType) -> None:
 _PREPARING = threading.Lock()
 
 
-@lru_cache(maxsize=4)
-def _prepared(bundle: Bundle, backend: str, precision: str, device: str, streams: int) -> dict[int, Forward]:
-    """Members that this process has prepared: all of an ensemble, whatever their number, and of four at most."""
-    return {}
-
-
-def _prepare(bundle: Bundle, backend: str, precision: str, device: str, streams: int, member: int) -> Forward:
+@lru_cache(maxsize=32)
+def _prepare(bundle: Bundle, member: int, backend: str, precision: str, device: str, streams: int) -> Forward:
     if backend == "torch":
-        return _Torch(bundle.network(device, member), precision)
+        return _Torch(_network(bundle, member, device), precision)
     if device != "cpu":
         raise ValueError("backend 'openvino' runs on the CPU: use backend 'torch' on a GPU, or plan with device='cpu'")
-    return _OpenVino(bundle, member, precision, streams)
+    return _OpenVino(bundle, _network(bundle, member, device), precision, streams)
+
+
+def _network(bundle: Bundle, member: int, device: str) -> nn.Module:
+    found: nn.Module = bundle.network(device, member) if member else bundle.network(device)
+    return found
 
 
 class _Torch:
@@ -158,14 +158,16 @@ class _Torch:
 class _OpenVino:
     """Compiled once with free sizes: fixed sizes gave the same bits and no more speed."""
 
-    def __init__(self, bundle: Bundle, member: int, precision: str, streams: int) -> None:
+    def __init__(self, bundle: Bundle, network: nn.Module, precision: str, streams: int) -> None:
         openvino: Any = importlib.import_module("openvino")
-        size = [2 * s for s in bundle.reach.stride]
-        example = torch.zeros(1, input_channels(bundle.arguments), *size)
+        windows = bundle.card.windows
+        size = [2 * s for s in bundle.reach.stride] if windows is None else windows.shape
+        channels = bundle.arguments["in_channels"] * bundle.arguments.get("in_slices", 1)
+        example = torch.zeros(1, channels, *size)
         with warnings.catch_warnings():
             # It traces by torch.jit, which torch has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
-            model = openvino.convert_model(bundle.network(member=member), example_input=example)
+            model = openvino.convert_model(network, example_input=example)
         # One thread a stream, and no more streams than are used: each takes the memory of a window.
         options = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],

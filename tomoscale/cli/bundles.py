@@ -8,31 +8,16 @@ from typing import Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import Command, option
-from tomoscale.cli.volumes import VOXEL_SIZE
+from tomoscale.cli.volumes import ARCHITECTURE_MODULE, VOXEL_SIZE
 
-ARCHITECTURE_MODULE = option(
-    "--architecture-module",
-    type=values.word,
-    metavar="MODULE",
-    help="import path of a module that registers your own networks, such as my_lab.networks",
-)
 BUNDLE = option("bundle", type=values.input_path, metavar="BUNDLE", help="folder of a model bundle")
 OF_NNUNET = "for nnU-Net v2"
 OF_WEIGHTS = "for weights alone"
 
 
-def declare(architecture_module: str | None) -> None:
-    """Import the module of the user's own networks, if one was named."""
-    if architecture_module is not None:
-        from tomoscale.networks.architectures import declare_from
-
-        declare_from(architecture_module)
-
-
-def _info(bundle: str, *, architecture_module: str | None) -> Any:
+def _info(bundle: str) -> Any:
     from tomoscale.networks.bundle import load_bundle
 
-    declare(architecture_module)
     return load_bundle(bundle)
 
 
@@ -42,11 +27,10 @@ def _in_words(bundle: Any) -> dict[str, Any]:
     return in_words(bundle)
 
 
-def _probe(bundle: str, *, architecture_module: str | None) -> Any:
+def _probe(bundle: str) -> Any:
     from tomoscale.networks.bundle import load_bundle
     from tomoscale.networks.probing import compare_with_card
 
-    declare(architecture_module)
     return compare_with_card(load_bundle(bundle))
 
 
@@ -59,8 +43,7 @@ def _probed(found: dict[str, Any]) -> dict[str, Any]:
     return {found["path"]: f"measured what its card says, of {found['members']} member(s)", **lengths}
 
 
-def _import(source: Sequence[str], target: Path, *, architecture_module: str | None, **how: Any) -> Any:
-    declare(architecture_module)
+def _import(source: Sequence[str], target: Path, **how: Any) -> Any:
     if len(source) == 1 and Path(source[0]).is_dir():
         return _import_results(source[0], target, **how)
     return _import_weights(source, target, **how)
