@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tomoscale.formats import open_volume as open_volume
     from tomoscale.formats.export import export_volume as export_volume
     from tomoscale.formats.raw import RawLayout as RawLayout
+    from tomoscale.networks.architectures import register_architecture as register_architecture
+    from tomoscale.networks.bundle import load_bundle as load_bundle
+    from tomoscale.networks.bundle import save_bundle as save_bundle
+    from tomoscale.networks.importing import import_nnunet as import_nnunet
+    from tomoscale.networks.importing import import_weights as import_weights
     from tomoscale.objects.components import components as components
     from tomoscale.objects.distance import distance as distance
     from tomoscale.objects.semi_automatic import semi_automatic as semi_automatic
@@ -46,11 +51,16 @@ _HOMES = {
     "create_volume": "volume",
     "distance": "objects.distance",
     "export_volume": "formats.export",
+    "import_nnunet": "networks.importing",
+    "import_weights": "networks.importing",
+    "load_bundle": "networks.bundle",
     "normalise": "commands",
     "open_volume": "formats",
     "plan_map": "plan",
     "plan_measure": "plan",
+    "register_architecture": "networks.architectures",
     "run": "engine",
+    "save_bundle": "networks.bundle",
     "segment": "segmentation.segment",
     "semi_automatic": "objects.semi_automatic",
     "split_touching": "objects.splitting",

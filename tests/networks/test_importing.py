@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,12 @@ def test_plans_that_are_no_json_are_refused(copy, content, message):
         read_plan(copy)
 
 
+def test_a_voxel_size_is_what_the_header_meant(copy, tmp_path, here):
+    edit(copy / "plans.json", lambda p: chosen(p).update(spacing=[0.004999999888241291] * 2))
+    bundle = import_nnunet(copy, tmp_path / "bundle", spacing_unit="mm", folds=[0])
+    assert bundle.card.voxel_size_um == (6.0, 5.0, 5.0)
+
+
 def test_the_ignored_label_has_no_output(copy):
     edit(copy / "dataset.json", lambda d: d["labels"].update(ignore=3))
     assert len(read_plan(copy).classes) == 3
@@ -305,9 +312,13 @@ def test_a_checkpoint_that_takes_too_long_is_given_up(tmp_path):
 
 
 def test_a_checkpoint_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
-    saved(tmp_path / "a.pth")
-    monkeypatch.setattr(reading, "FREE_BYTES", 2**20)
-    with pytest.raises(InputError, match="takes more than"):
+    torch.save({"w": torch.zeros(2**24)}, tmp_path / "large.pth")
+    with zipfile.ZipFile(tmp_path / "large.pth") as large, zipfile.ZipFile(tmp_path / "a.pth", "w", 8) as small:
+        for name in large.namelist():
+            small.writestr(name, large.read(name))
+    assert (tmp_path / "a.pth").stat().st_size < 2**20
+    monkeypatch.setattr(reading, "FREE_BYTES", 2**24)
+    with pytest.raises(InputError, match="takes more memory than its size allows"):
         read_checkpoint(tmp_path / "a.pth")
 
 

@@ -37,8 +37,8 @@ from tomoscale.networks.nnunet import without_aliases
 
 SECONDS = 600
 """A checkpoint of 1 GB is read in a few."""
-FREE_BYTES = 2 * 2**30
-"""Memory of the child beyond four times the file."""
+FREE_BYTES = 2**30
+"""Memory of the child beyond that of torch itself and four times the file."""
 MAX_FILE_BYTES = 64 * 2**30
 MAX_TENSORS = 100_000
 STATES = ("network_weights", "state_dict", "model_state_dict", "model")
@@ -185,9 +185,9 @@ def _latin(text: str, encoding: str = "latin1") -> bytes:
 def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return {"facts": work(), "refused": ""}
-    except MemoryError:
-        return {"facts": {}, "refused": "it takes more memory than its size allows"}
     except Exception as error:  # of any kind: the file is not ours
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            return {"facts": {}, "refused": "it takes more memory than its size allows"}
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named:
             return {
@@ -198,7 +198,10 @@ def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"facts": {}, "refused": f"it is damaged or no checkpoint ({line[:200]})"}
 
 
-def _limit(memory_bytes: int) -> None:
+def _limit(more_bytes: int) -> None:
+    """Let this process take no more than `more_bytes` beyond what torch itself took."""
+    status = Path("/proc/self/status").read_text()
+    memory_bytes = int(status.split("VmData:")[1].split()[0]) * 1024 + more_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))

@@ -162,7 +162,8 @@ def _spacing(plan: Plan, unit: str | None) -> Spacing:
             f"nnU-Net does not say the unit of its voxel size {plan.spacing} (z, y, x), and none is guessed: give spacing_unit "
             f"as one of {', '.join(UNITS_UM)}, or voxel_size_um"
         )
-    z, y, x = (round(v * UNITS_UM[unit], 9) for v in plan.spacing)
+    # Headers keep 32-bit numbers: 5.000000237 is 5.
+    z, y, x = (float(f"{v * UNITS_UM[unit]:.6g}") for v in plan.spacing)
     return z, y, x
 
 
