@@ -301,3 +301,16 @@ def test_what_a_library_lacks_is_said():
         assert make_network("smp:Unet", arguments).arguments == arguments
     with pytest.raises(ValueError, match="2 dimensions"):
         make_network("smp:Unet", {**arguments, "encoder_weights": "imagenet"})
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("tomoseg_unet", ("inc.double_conv.0.weight", "down4.maxpool_conv.1.double_conv.4.bias", "outc.conv.weight")),
+        ("hrnet", ("layer1.0.downsample.0.weight", "transition1.1.0.0.weight", "transition3.3.0.0.weight")),
+        ("hrnet", ("stage2.0.branches.1.3.conv2.weight", "stage4.2.fuse_layers.3.0.2.0.weight", "last_layer.3.bias")),
+        ("hrnet", ("stage3.3.fuse_layers.0.2.1.weight", "stage4.0.fuse_layers.2.0.0.1.running_var", "bn2.weight")),
+    ],
+)
+def test_tensors_are_named_as_in_tomoseg(name, tensors):
+    assert set(tensors) <= make_network(name, SMALL[name]).state_dict().keys()

@@ -46,7 +46,7 @@ def results(tmp_path_factory):
     return checkpoints.write_results(tmp_path_factory.mktemp("nnunet"), folds=2)
 
 
-def test_results_of_nnunet_become_an_ensemble(results, tmp_path):
+def test_results_of_nnunet_become_an_ensemble(results, tmp_path, here):
     bundle = import_nnunet(results, tmp_path / "bundle", spacing_unit="mm")
     assert [c.name for c in bundle.classes] == ["background", "metal", "bone"]
     assert bundle.card.voxel_size_um == (6.0, 5.0, 5.0)
