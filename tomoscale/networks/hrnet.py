@@ -109,9 +109,8 @@ class HRNet(nn.Module):
         branches = self.stage2([transition(stem) for transition in self.transition1])
         branches = self.stage3([*branches, self.transition2[-1](branches[-1])])
         branches = self.stage4([*branches, self.transition3[-1](branches[-1])])
-        finest = branches[0].shape[2:]
-        joined = torch.cat([branches[0], *(_resize(b, finest, self.align_corners) for b in branches[1:])], dim=1)
-        return _resize(self.last_layer(joined), values.shape[2:], self.align_corners)
+        joined = torch.cat([_enlarge(b, 2**n, self.align_corners) for n, b in enumerate(branches)], dim=1)
+        return _enlarge(self.last_layer(joined), 4, self.align_corners)
 
 
 class _Module(nn.Module):
@@ -129,13 +128,14 @@ class _Module(nn.Module):
 
     def forward(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
         branches = [branch(value) for branch, value in zip(self.branches, values, strict=True)]
-        return [
-            functional.relu(self._sum(ways, branches, branches[n].shape[2:])) for n, ways in enumerate(self.fuse_layers)
-        ]
+        return [functional.relu(self._sum(ways, branches, target)) for target, ways in enumerate(self.fuse_layers)]
 
-    def _sum(self, ways: nn.Module, branches: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
+    def _sum(self, ways: nn.Module, branches: list[torch.Tensor], target: int) -> torch.Tensor:
         assert isinstance(ways, nn.ModuleList)
-        brought = [_resize(way(branch), size, self.align_corners) for way, branch in zip(ways, branches, strict=True)]
+        brought = [
+            _enlarge(way(branch), 2 ** max(0, source - target), self.align_corners)
+            for source, (way, branch) in enumerate(zip(ways, branches, strict=True))
+        ]
         total = brought[0]
         for one in brought[1:]:
             total = total + one
@@ -173,7 +173,7 @@ class _Bottleneck(nn.Module):
 
 
 def _exchange(widths: list[int], source: int, target: int) -> nn.Module:
-    """From one branch to the channels of another: to a finer one by 1x1 (resized later), to a coarser one by strides."""
+    """From one branch to the channels of another: to a finer one by 1x1 (enlarged later), to a coarser one by strides."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -197,7 +197,7 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
 
 
-def _resize(values: torch.Tensor, size: torch.Size, align_corners: bool) -> torch.Tensor:
-    if values.shape[2:] == size:
+def _enlarge(values: torch.Tensor, factor: int, align_corners: bool) -> torch.Tensor:
+    if factor == 1:
         return values
-    return functional.interpolate(values, size=list(size), mode="bilinear", align_corners=align_corners)
+    return functional.interpolate(values, scale_factor=float(factor), mode="bilinear", align_corners=align_corners)

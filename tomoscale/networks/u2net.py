@@ -88,17 +88,17 @@ class U2Net(nn.Module):
 
     def all_outputs(self, values: torch.Tensor) -> list[torch.Tensor]:
         """Return the fused logits and those of each side, all of full size: training takes the sum of their losses."""
-        size = values.shape[2:]
         skips: list[torch.Tensor] = []
         for encoder in self.encoders:
             values = encoder(_pool(values) if skips else values)
             skips.append(values)
         found = [values := skips.pop()]
         for decoder in reversed(self.decoders):
-            skip = skips.pop()
-            values = decoder(torch.cat([_resize(values, skip.shape[2:]), skip], dim=1))
+            values = decoder(torch.cat([_enlarge(values, 2), skips.pop()], dim=1))
             found.append(values)
-        sides = [_resize(side(v), size) for side, v in zip(self.sides, reversed(found), strict=True)]
+        sides = [
+            _enlarge(side(v), 2**level) for level, (side, v) in enumerate(zip(self.sides, reversed(found), strict=True))
+        ]
         return [self.fuse(torch.cat(sides, dim=1)), *sides]
 
 
@@ -119,10 +119,10 @@ class _RSU(nn.Module):
         for layer in self.down:
             values = layer(_pool(values) if skips else values)
             skips.append(values)
+        # The bottom is dilated instead of pooled: the first skip has its size.
         values = self.bottom(values)
-        for layer in reversed(self.up):
-            skip = skips.pop()
-            values = layer(torch.cat([_resize(values, skip.shape[2:]), skip], dim=1))
+        for level, layer in enumerate(reversed(self.up)):
+            values = layer(torch.cat([_enlarge(values, 2 if level else 1), skips.pop()], dim=1))
         result: torch.Tensor = values + first
         return result
 
@@ -161,10 +161,10 @@ def _unit(before: int, after: int, dilation: int = 1) -> nn.Sequential:
 
 
 def _pool(values: torch.Tensor) -> torch.Tensor:
-    return functional.max_pool2d(values, 2, ceil_mode=True)
+    return functional.max_pool2d(values, 2)
 
 
-def _resize(values: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    if values.shape[2:] == size:
+def _enlarge(values: torch.Tensor, factor: int) -> torch.Tensor:
+    if factor == 1:
         return values
-    return functional.interpolate(values, size=list(size), mode="bilinear", align_corners=False)
+    return functional.interpolate(values, scale_factor=float(factor), mode="bilinear", align_corners=False)
