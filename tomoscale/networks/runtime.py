@@ -114,7 +114,7 @@ def _prepare(bundle: Bundle, member: int, backend: str, precision: str, device: 
     return _OpenVino(bundle, _network(bundle, member, device), precision, streams)
 
 
-def _network(bundle: Bundle, member: int, device: str) -> nn.Module:
+def _network(bundle: Any, member: int, device: str) -> nn.Module:
     found: nn.Module = bundle.network(device, member) if member else bundle.network(device)
     return found
 
@@ -167,6 +167,8 @@ class _OpenVino:
         with warnings.catch_warnings():
             # It traces by torch.jit, which torch has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
+            # Instance norm refuses inputs of one voxel, which no window is.
+            warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean")
             model = openvino.convert_model(network, example_input=example)
         # One thread a stream, and no more streams than are used: each takes the memory of a window.
         options = {
