@@ -65,7 +65,15 @@ def make_program_of_all() -> Program:
     parser.add_argument("--version", action="version", version=f"tomoscale {tomoscale.__version__}")
     parser.add_argument("--json-usage", action="store_true", help="print all commands, options and exit codes as JSON")
     parser.set_defaults(command=None)
-    groups = (studies.DEMO, volumes.COMMANDS, objects.COMMANDS, floods.COMMANDS, studies.COMMANDS, bundles.COMMANDS, look.COMMANDS)
+    groups = (
+        studies.DEMO,
+        volumes.COMMANDS,
+        objects.COMMANDS,
+        floods.COMMANDS,
+        studies.COMMANDS,
+        bundles.COMMANDS,
+        look.COMMANDS,
+    )
     commands: tuple[Command, ...] = tuple(command for group in groups for command in group)
     commands = (*commands, *chain.commands_of(commands))
     commands = (*commands, *shell.commands_about(make_program_of_all, commands))

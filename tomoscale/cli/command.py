@@ -84,6 +84,12 @@ def flag(name: str, text: str) -> Option:
 
 SOURCE = option("source", type=values.input_path, help="a volume, or what `tomoscale convert` reads")
 TARGET = option("target", type=values.output_path, help="the volume to make")
+ARCHITECTURE_MODULE = option(
+    "--architecture-module",
+    type=values.word,
+    metavar="MODULE",
+    help="import path of a module that registers your own networks, such as my_lab.networks",
+)
 OVERWRITE = flag("--overwrite", "remove an output that is in the way")
 
 GENERAL = (flag("--json", "print the result, or the error, as one JSON document on stdout"),)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
-from tomoscale.cli.command import SOURCE, TARGET, Command, flag, option
-from tomoscale.cli.volumes import ARCHITECTURE_MODULE, MODEL
+from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, option
+from tomoscale.cli.volumes import MODEL
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tomoscale.cli import values
-from tomoscale.cli.command import SOURCE, TARGET, Command, flag, option, pyramid_option
+from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, option, pyramid_option
 
 if TYPE_CHECKING:
     from tomoscale.formats.raw import RawLayout
@@ -35,12 +35,6 @@ PERCENTILES = option(
 EXCLUDE_ZEROS = flag("--exclude-zeros", "leave exact zeros out of the percentiles (a zero rim)")
 MODEL = option(
     "--model", type=values.input_path, metavar="FOLDER", help="a model bundle (default: the small model that ships)"
-)
-ARCHITECTURE_MODULE = option(
-    "--architecture-module",
-    type=values.word,
-    metavar="MODULE",
-    help="import path of a module that registers your own networks, such as my_lab.networks",
 )
 OME_04 = "ome-zarr-0.4"
 FORMATS = ("tiff", "bigtiff", "nifti", "metaimage", OME_04)

@@ -28,7 +28,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -69,6 +69,7 @@ _NARROW: Mapping[str, Mapping[str, int]] = {
 ENTRY_POINTS = "tomoscale.architectures"
 """Group of entry points by which installed packages offer networks."""
 
+MAX_MEMBERS = 64
 MAX_TWIN_REACH = 4096
 """Reach of U²-Net, 3326, and some."""
 
@@ -211,6 +212,25 @@ def architecture_of(module: nn.Module) -> str:
             f"module must be one of {sorted(ARCHITECTURES)}, or made by make_network, got {type(module).__name__}"
         )
     return names[0]
+
+
+def common_of(members: Sequence[nn.Module]) -> tuple[str, dict[str, Any]]:
+    """Architecture and arguments that all members of an ensemble share.
+
+    Raises
+    ------
+    ValueError
+        If there are none, too many, or they differ in more than their weights.
+    """
+    if not 1 <= len(members) <= MAX_MEMBERS:
+        raise ValueError(f"a bundle has 1 to {MAX_MEMBERS} members, got {len(members)}")
+    made = [(architecture_of(m), arguments_of(m)) for m in members]
+    other = next((n for n, one in enumerate(made) if one != made[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"members of a bundle differ in their weights alone, but member {other} is {made[other]} and member 0 {made[0]}"
+        )
+    return made[0]
 
 
 def reach_of(module: nn.Module) -> Reach:

@@ -45,6 +45,19 @@ def check_ends(in_channels: Any, n_classes: Any) -> None:
     check_whole("n_classes", n_classes, 2, MAX_CLASSES)
 
 
+def check_input(arguments: Mapping[str, Any]) -> None:
+    """Refuse what a network says of its input and output if no network can.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    check_ends(arguments["in_channels"], arguments["n_classes"])
+    check_whole("dimensions", arguments["dimensions"], 2, 3)
+    check_whole("in_slices", arguments.get("in_slices", 1), 1, MAX_CHANNELS)
+
+
 def input_channels(arguments: Mapping[str, Any]) -> int:
     """Channels of the tensor that a network takes: grey values per voxel times neighbouring slices shown."""
     return int(arguments["in_channels"]) * int(arguments.get("in_slices", 1))

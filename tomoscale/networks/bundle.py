@@ -28,8 +28,8 @@ import torch
 from torch import nn
 
 from tomoscale.errors import InputError
-from tomoscale.networks.architectures import architecture_of, arguments_of, declared_in, make_network, reach_of
-from tomoscale.networks.arguments import MAX_CHANNELS, check_ends, check_whole
+from tomoscale.networks.architectures import MAX_MEMBERS, arguments_of, common_of, declared_in, make_network, reach_of
+from tomoscale.networks.arguments import check_input
 from tomoscale.networks.card import Card, ModelClass, card_of
 from tomoscale.networks.description import as_html, facts
 from tomoscale.networks.reach import Reach
@@ -39,7 +39,6 @@ FORMAT = "tomoscale model 2"
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 MAX_CARD_BYTES = 2**20
-MAX_MEMBERS = 64
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def save_bundle(
     if path.exists():
         raise ValueError(f"{path} exists: a bundle is never overwritten, choose another path or remove it")
     members = [module] if isinstance(module, nn.Module) else list(module)
-    architecture, arguments = _common(members)
+    architecture, arguments = common_of(members)
     if arguments["n_classes"] != len(card.classes):
         raise ValueError(f"the network has {arguments['n_classes']} outputs but card.classes names {len(card.classes)}")
     reach = reach or reach_of(members[0])
@@ -198,19 +197,6 @@ def _remove_remains(partial: Path) -> None:
         partial.rmdir()
 
 
-def _common(members: Sequence[nn.Module]) -> tuple[str, dict[str, Any]]:
-    """Architecture and arguments that all members share."""
-    if not 1 <= len(members) <= MAX_MEMBERS:
-        raise ValueError(f"a bundle has 1 to {MAX_MEMBERS} members, got {len(members)}")
-    made = [(architecture_of(m), arguments_of(m)) for m in members]
-    other = next((n for n, one in enumerate(made) if one != made[0]), None)
-    if other is not None:
-        raise ValueError(
-            f"members of a bundle differ in their weights alone, but member {other} is {made[other]} and member 0 {made[0]}"
-        )
-    return made[0]
-
-
 def _document(
     card: Card, architecture: str, arguments: Mapping[str, Any], reach: Reach, hashes: Sequence[str]
 ) -> dict[str, Any]:
@@ -248,9 +234,7 @@ def _bundle_of(path: Path, document: dict[str, Any], card_sha256: str) -> Bundle
     card = card_of(document)
     architecture, arguments, extents = document["architecture"], document["arguments"], document["reach_voxels"]
     made = arguments_of(_skeleton(architecture, arguments))
-    check_ends(made["in_channels"], made["n_classes"])
-    check_whole("dimensions", made["dimensions"], 2, 3)
-    check_whole("in_slices", made.get("in_slices", 1), 1, MAX_CHANNELS)
+    check_input(made)
     if made["n_classes"] != len(card.classes):
         raise ValueError(f"{len(card.classes)} classes but {made['n_classes']} outputs")
     numbers = {key: tuple(int(v) for v in values) for key, values in extents.items() if key != "local"}
