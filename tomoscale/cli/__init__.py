@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import tomoscale
-from tomoscale.cli import bundles, chain, floods, look, objects, results, running, shell, studies, volumes
+from tomoscale.cli import bundles, chain, floods, look, objects, results, running, shell, studies, training, volumes
 from tomoscale.cli.command import Command, Parser, Program, UsageError, make_program
 from tomoscale.cli.failures import EXIT_CODES, failure_of, near
 from tomoscale.cli.values import lengths as lengths  # for scripts that take voxel sizes
@@ -72,6 +72,7 @@ def make_program_of_all() -> Program:
         floods.COMMANDS,
         studies.COMMANDS,
         bundles.COMMANDS,
+        training.COMMANDS,
         look.COMMANDS,
     )
     commands: tuple[Command, ...] = tuple(command for group in groups for command in group)

@@ -31,6 +31,28 @@ def workspace_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
     return live.peak
 
 
+def training_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
+    """Bytes that a pass keeps for the gradients of ``network(values)``, float32, those of its peak included.
+
+    Parameters
+    ----------
+    network : torch module on the "meta" device
+        Its parameters ask for gradients.
+    shape : (N, C, ...)
+
+    Raises
+    ------
+    ValueError
+        If the result has another spatial shape than the values.
+    """
+    live = _LiveBytes()
+    with live:
+        result = network.train()(torch.empty(shape, device="meta"))
+    if result.shape[2:] != shape[2:]:
+        raise ValueError(f"it turns {shape[2:]} voxels into {tuple(result.shape[2:])}")
+    return live.peak
+
+
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that are alive."""
 

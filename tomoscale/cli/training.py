@@ -1,0 +1,130 @@
+"""Commands that train networks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tomoscale.cli import values
+from tomoscale.cli.command import OVERWRITE, Command, flag, option
+from tomoscale.errors import InputError
+
+if TYPE_CHECKING:
+    from tomoscale.training.recipe import Recipe
+
+PRESETS = ("baltruschat2021", "tomoseg", "nnunet", "silveira2023")
+"""Those of `tomoscale.training.presets`, which is not loaded for help."""
+
+
+def _train(  # noqa: PLR0913 -- each an option of its own
+    config: str | None,
+    *,
+    preset: str | None,
+    print_only: bool,
+    output: Path | None,
+    data: str | None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> Any:
+    if config is None or print_only:
+        return _recipe(config, preset, data, print_only)
+    if preset is not None:
+        raise ValueError(f"--preset goes with --print alone: write `preset: {preset}` into the configuration")
+    from tomoscale.cli.train_config import read
+    from tomoscale.training.loop import fit
+    from tomoscale.work import Work
+
+    given = read(config, data)
+    target = output or given["output"]
+    if target is None:
+        raise ValueError("no output was given: add `output:` to the configuration, or --output FOLDER")
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    result = fit(
+        given["recipe"],
+        given["data"].open(),
+        target,
+        resume=resume,
+        name=given["name"],
+        tell=None if quiet else tell,
+        work=Work(overwrite=overwrite, progress=False),
+    )
+    return {
+        "model": str(result.best),
+        "last_model": str(result.last),
+        "output": str(Path(target).absolute()),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "stopped_early": result.stopped_early,
+        "iou": {c.name: None if v != v else v for c, v in zip(given["data"].classes, result.iou, strict=True)},
+        "mean_iou": result.mean_iou,
+        "confusion": result.confusion.tolist(),
+        "seconds": round(result.seconds, 1),
+    }
+
+
+def _recipe(config: str | None, preset: str | None, data: str | None, print_only: bool) -> dict[str, Any]:
+    if not print_only:
+        raise InputError("no configuration was given: give a YAML file, or --preset NAME --print for one to begin with")
+    from tomoscale.training.presets import preset as preset_of
+    from tomoscale.training.recipe import Recipe, as_document
+
+    recipe: Recipe = Recipe() if preset is None else preset_of(preset)
+    if config is not None:
+        from tomoscale.cli.train_config import read
+
+        recipe = read(config, data)["recipe"]
+    return {"recipe": as_document(recipe)}
+
+
+def _shown(result: dict[str, Any]) -> Any:
+    if "recipe" in result:
+        return _flat(result["recipe"])
+    agreement = {f"IoU {name}": "absent" if v is None else f"{v:.4f}" for name, v in result["iou"].items()}
+    return {
+        "model": result["model"],
+        "steps": result["steps"],
+        "best step": result["best_step"],
+        **agreement,
+        "mean IoU": f"{result['mean_iou']:.4f}",
+        "minutes": f"{result['seconds'] / 60:.1f}",
+    }
+
+
+def _flat(values_: Any, before: str = "") -> dict[str, Any]:
+    """One row for every decision, named as a configuration names it."""
+    rows: dict[str, Any] = {}
+    for key, value in values_.items():
+        name = f"{before}{key.replace('_', '-')}"
+        if isinstance(value, dict) and value:
+            rows |= _flat(value, f"{name}: ")
+        else:
+            rows[name] = list(value) if isinstance(value, tuple) else value
+    return rows
+
+
+COMMANDS = (
+    Command(
+        "train",
+        "train a network on labelled volumes or slices, judged on samples it has not seen",
+        "tomoscale train examples/train_sandstone.yaml --output sandstone/",
+        _train,
+        (
+            option("config", nargs="?", type=values.input_path, help="YAML file with classes, samples and the recipe"),
+            option("--preset", choices=PRESETS, help="with --print: the recipe of a paper"),
+            option("--print", dest="print_only", action="store_true", help="print the recipe in full and stop"),
+            option(
+                "--output", type=values.output_path, metavar="FOLDER", help="in place of the configuration's output"
+            ),
+            option("--data", type=values.input_path, metavar="FOLDER", help="in place of the configuration's folder"),
+            flag("--resume", "go on from the last checkpoint, if there is one"),
+            OVERWRITE,
+            flag("--quiet", "show no progress"),
+        ),
+        show=_shown,
+    ),
+)

@@ -1,0 +1,305 @@
+"""How a network is trained: every decision as plain data that prints, is written into the model's card, and can be changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from tomoscale.networks.card import Normalisation
+
+IGNORED = 255
+"""Label of what nobody has labelled: it takes part in no loss, no score and no choice of patches."""
+MAX_CLASSES = IGNORED
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network, by the name under which a bundle knows it, and what it is made of (``n_classes`` comes from the data)."""
+
+    architecture: str = "scaled_unet"
+    arguments: Mapping[str, Any] = field(default_factory=lambda: {"depth": 4, "width": 16})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which patches a step sees.
+
+    Attributes
+    ----------
+    patch : tuple of int
+        Voxels along the axes of the network: (y, x) of a slice, or (z, y, x).
+    batch : int
+        Patches of a step, over all devices together.
+    axes : tuple of "z", "y", "x"
+        Slices for a network of two dimensions are taken across these.
+    balance : float
+        Share of the patches that are laid over a voxel of a class drawn evenly from all classes; the others over any
+        labelled voxel. A rare class is seen only with the first.
+    cache_mib : int
+        Decoded chunks kept in memory, over all volumes together.
+    threads : int
+        Threads that prepare batches ahead; no part of the result.
+    """
+
+    patch: tuple[int, ...] = (256, 256)
+    batch: int = 8
+    axes: tuple[Literal["z", "y", "x"], ...] = ("z", "y", "x")
+    balance: float = 0.5
+    cache_mib: int = 512
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Something done to a patch with a probability, by an amount drawn evenly from ``low`` to ``high``."""
+
+    probability: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or not self.low <= self.high or not math.isfinite(self.high - self.low):
+            raise ValueError(
+                f"an augmentation has a probability from 0 to 1 and finite low <= high, got {self.probability}, {self.low}, {self.high}"
+            )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to patches, in this order; labels follow by the nearest voxel, and what comes from outside is ignored.
+
+    Attributes
+    ----------
+    flip : float
+        Probability that a patch is mirrored, for each of `flip_axes` (axes of the network).
+    turn : float
+        Probability of a turn by 90, 180 or 270 degrees in the last two axes.
+    rotation : Chance
+        Degrees in the last two axes.
+    scale : Chance
+        Size of things in the patch over their size in the volume.
+    aspect : Chance
+        Logarithm (base 2) of width over height of what becomes the patch.
+    elastic : Chance
+        Largest displacement in voxels, of a random field that is smooth over `elastic_voxels`.
+    brightness, contrast, gamma, inverted_gamma : Chance
+        Factor on all values; factor on the distance from the patch's mean; exponents, the second of the inverted patch.
+    shift : Chance
+        Added to all values.
+    noise, blur : Chance
+        Standard deviation of Gaussian noise (in normalised grey), and of a Gaussian filter (in voxels).
+    low_resolution : Chance
+        Resolution that the patch is reduced to and enlarged again from, over its own.
+    """
+
+    flip: float = 0.5
+    flip_axes: tuple[int, ...] = (0, 1)
+    turn: float = 0.0
+    rotation: Chance = Chance()
+    scale: Chance = Chance(0, 1, 1)
+    aspect: Chance = Chance()
+    elastic: Chance = Chance()
+    elastic_voxels: float = 16.0
+    brightness: Chance = Chance(0, 1, 1)
+    shift: Chance = Chance()
+    contrast: Chance = Chance(0, 1, 1)
+    gamma: Chance = Chance(0, 1, 1)
+    inverted_gamma: Chance = Chance(0, 1, 1)
+    noise: Chance = Chance()
+    blur: Chance = Chance()
+    low_resolution: Chance = Chance(0, 1, 1)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is made small.
+
+    Attributes
+    ----------
+    kind : str
+        "cross_entropy"; "dice_cross_entropy", the sum of it and one minus the mean Dice over the batch; or "ohem", the
+        cross-entropy of hard voxels alone.
+    weights : str
+        Of the classes in the cross-entropy: "equal", "given", or "inverse_root", the inverse square root of their
+        shares in the training data, scaled to a mean of 1 over the voxels.
+    class_weights : tuple of float
+        Those given.
+    dice_background : bool
+        Class 0 takes part in the Dice.
+    hard_below, hard_least : float, int
+        A voxel is hard where its class gets a lower probability; at least so many voxels of a batch are taken.
+    """
+
+    kind: Literal["cross_entropy", "dice_cross_entropy", "ohem"] = "dice_cross_entropy"
+    weights: Literal["equal", "given", "inverse_root"] = "equal"
+    class_weights: tuple[float, ...] = ()
+    dice_background: bool = True
+    hard_below: float = 0.9
+    hard_least: int = 100_000
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How weights follow the gradient; ``clip`` is the largest norm of a gradient, 0 does not clip."""
+
+    kind: Literal["adam", "adamw", "sgd", "adadelta"] = "adamw"
+    rate: float = 1e-3
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+    clip: float = 0.0
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the rate changes.
+
+    Attributes
+    ----------
+    kind : str
+        "constant"; "poly", ``(1 - step / steps) ** power``; "plateau", times `factor` when the validation loss has not
+        fallen for `patience_steps`; "one_cycle", up over the share `rise` of the steps and down again as cosines.
+    """
+
+    kind: Literal["constant", "poly", "plateau", "one_cycle"] = "one_cycle"
+    power: float = 0.9
+    factor: float = 0.5
+    patience_steps: int = 10_000
+    rise: float = 0.15
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When training ends and how often it looks at the validation data.
+
+    Attributes
+    ----------
+    steps : int
+        At most.
+    validate_every, checkpoint_every : int
+        Steps.
+    patience : int
+        Validations without a gain after which training stops early; 0 never does.
+    watch : "iou" or "loss"
+        What must gain: the mean IoU over the classes, or the loss; it also chooses the best network.
+    least_gain : float
+        Relative gain that counts.
+    """
+
+    steps: int = 1000
+    validate_every: int = 100
+    checkpoint_every: int = 100
+    patience: int = 0
+    watch: Literal["iou", "loss"] = "iou"
+    least_gain: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how it is computed.
+
+    Attributes
+    ----------
+    accelerator : "auto", "cpu" or "cuda"
+    devices : int
+    precision : "32", "bf16" or "16"
+        The last two compute layers in half precision and keep the weights in float32.
+    threads : int
+        Of a CPU; 0 takes all cores. Trajectories agree to the bit only for the same number.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    precision: Literal["32", "bf16", "16"] = "32"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All decisions of a training but the data."""
+
+    network: Network = Network()
+    normalisation: Normalisation = Normalisation()
+    sampling: Sampling = Sampling()
+    augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    stop: Stop = Stop()
+    machine: Machine = Machine()
+    average: float = 0.0
+    """Decay of the moving average of the weights that is validated and saved, such as 0.999; 0 takes the weights."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        _check_numbers(self)
+
+    @property
+    def dimensions(self) -> int:
+        """2 for a network on slices, 3 for one on volumes."""
+        return len(self.sampling.patch)
+
+    @property
+    def in_slices(self) -> int:
+        """Neighbouring slices shown to a network of two dimensions."""
+        return int(self.network.arguments.get("in_slices", 1))
+
+
+def as_document(recipe: Any) -> dict[str, Any]:
+    """JSON values of a recipe or a part of it."""
+    return asdict(recipe)
+
+
+def check_choices(part: Any) -> None:
+    """Refuse a text that is none of those that its field may hold, here and in all parts below.
+
+    Raises
+    ------
+    ValueError
+    """
+    hints = get_type_hints(type(part))
+    for one in fields(part):
+        value, choices = getattr(part, one.name), get_args(hints[one.name])
+        if hasattr(value, "__dataclass_fields__"):
+            check_choices(value)
+        elif choices and all(isinstance(c, str) for c in choices) and value not in choices:
+            raise ValueError(f"{one.name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    sampling, augmentation, loss = recipe.sampling, recipe.augmentation, recipe.loss
+    rules = (
+        (len(sampling.patch) in (2, 3) and min(sampling.patch) >= 1, "patch must be two or three lengths >= 1"),
+        (sampling.batch >= 1 and sampling.threads >= 0 and sampling.cache_mib >= 1, "batch and cache_mib must be >= 1"),
+        (0 <= sampling.balance <= 1, "balance must be from 0 to 1"),
+        (
+            bool(sampling.axes) and set(sampling.axes) <= {"z", "y", "x"},
+            "axes must be some of z, y, x",
+        ),
+        (recipe.in_slices % 2 == 1 and recipe.in_slices >= 1, "in_slices must be odd"),
+        (set(augmentation.flip_axes) <= set(range(recipe.dimensions)), "flip_axes must be axes of the patch"),
+        (0 <= augmentation.flip <= 1 and 0 <= augmentation.turn <= 1, "flip and turn must be from 0 to 1"),
+        (
+            not augmentation.turn or sampling.patch[-1] == sampling.patch[-2],
+            "patches that are turned must be square in y, x",
+        ),
+        (augmentation.scale.low > 0 and augmentation.low_resolution.low > 0, "scale and low_resolution must be > 0"),
+        (augmentation.elastic_voxels > 0, "elastic_voxels must be > 0"),
+        ((loss.weights == "given") == bool(loss.class_weights), "class_weights go with weights: given"),
+        (recipe.optimiser.rate > 0 and recipe.optimiser.accumulate >= 1, "rate must be > 0, accumulate >= 1"),
+        (
+            sampling.batch % (recipe.optimiser.accumulate * recipe.machine.devices) == 0,
+            "batch must be a multiple of accumulate x devices",
+        ),
+        (0 < recipe.schedule.rise < 1 and 0 < recipe.schedule.factor < 1, "rise and factor must be within 0..1"),
+        (min(recipe.stop.steps, recipe.stop.validate_every, recipe.stop.checkpoint_every) >= 1, "steps must be >= 1"),
+        (0 <= recipe.average < 1, "average must be from 0 to below 1"),
+        (recipe.machine.devices >= 1 and recipe.machine.threads >= 0, "devices must be >= 1"),
+    )
+    for kept, rule in rules:
+        if not kept:
+            raise ValueError(rule)

@@ -1,0 +1,99 @@
+"""What a network in training does on whole slices it has not seen: counts of truth against label, pooled over all of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tomoscale.geometry import Region
+from tomoscale.training.patches import Prepared
+from tomoscale.training.recipe import IGNORED, Recipe
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""Logits float32 of values, on the device of the network."""
+
+
+def validate(
+    forward: Forward, samples: Sequence[Prepared], recipe: Recipe, stride: Sequence[int], device: torch.device
+) -> tuple[np.ndarray, float]:
+    """Label the labelled slices (or windows) of some samples.
+
+    As in inference, a slice is padded with zeros at its end to a multiple of the network's stride. A network of three
+    dimensions sees windows of the size of a patch, side by side.
+
+    Parameters
+    ----------
+    forward : callable
+    samples : sequence of Prepared
+    recipe : Recipe
+    stride : sequence of int
+        Of the network.
+    device : torch device
+
+    Returns
+    -------
+    confusion : (n_classes, n_classes) int64 array
+        Labelled voxels by (truth, label).
+    loss : float
+        Cross-entropy over all of them.
+    """
+    n_classes = samples[0].index.counts.shape[1]
+    confusion, losses = np.zeros((n_classes, n_classes), np.int64), []
+    for sample in samples:
+        parts = _slices(sample, recipe) if recipe.dimensions == 2 else _windows(sample, recipe)
+        for values, truth in parts:
+            padded = _padded(torch.from_numpy(values), stride)
+            inside = tuple(slice(0, n) for n in truth.shape)
+            logits = forward(padded[None].to(device))[0][:, *inside].cpu()
+            known = torch.from_numpy(truth.astype(np.int64))
+            losses.append(
+                functional.cross_entropy(logits[None], known[None], ignore_index=IGNORED, reduction="sum").item()
+            )
+            labels = logits.argmax(0).numpy()
+            chosen = truth != IGNORED
+            pairs = n_classes * truth[chosen].astype(np.int64) + labels[chosen]
+            confusion += np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+    return confusion, math.fsum(losses) / max(1, int(confusion.sum()))
+
+
+def _slices(sample: Prepared, recipe: Recipe) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Normalised slabs (C, ...) around the labelled slices across the sample's first axis, and their labels."""
+    axis, half = sample.axes[0], recipe.in_slices // 2
+    length = sample.sample.grey.shape[axis]
+    whole = [slice(0, n) for n in sample.sample.grey.shape]
+    for middle in _labelled(sample, axis):
+        truth = np.take(sample.labels.read(_at(whole, axis, middle, middle + 1)), 0, axis)
+        if (truth == IGNORED).all():
+            continue
+        low, high = max(0, middle - half), min(length - 1, middle + half)
+        slab = np.moveaxis(sample.sample.grey.read(_at(whole, axis, low, high + 1)), axis, 0)
+        shown = [min(max(n, low), high) - low for n in range(middle - half, middle + half + 1)]
+        yield sample.scaling.apply(slab[shown]), truth
+
+
+def _labelled(sample: Prepared, axis: int) -> Sequence[int]:
+    return sample.sample.slices.get("zyx"[axis], ()) or range(sample.sample.grey.shape[axis])
+
+
+def _windows(sample: Prepared, recipe: Recipe) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    shape, patch = sample.sample.grey.shape, recipe.sampling.patch
+    for start in itertools.product(*(range(0, n, p) for n, p in zip(shape, patch, strict=True))):
+        z, y, x = (slice(s, min(s + p, n)) for s, p, n in zip(start, patch, shape, strict=True))
+        truth = sample.labels.read((z, y, x))
+        if (truth != IGNORED).any():
+            yield sample.scaling.apply(sample.sample.grey.read((z, y, x)))[None], truth
+
+
+def _at(whole: Sequence[slice], axis: int, start: int, stop: int) -> Region:
+    z, y, x = (slice(start, stop) if a == axis else part for a, part in enumerate(whole))
+    return z, y, x
+
+
+def _padded(values: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+    missing = [-n % s for n, s in zip(values.shape[1:], stride, strict=True)]
+    return functional.pad(values, [n for m in reversed(missing) for n in (0, m)])
