@@ -139,6 +139,17 @@ def part_of(setting: Setting, start: Any) -> Any:
     return _told(setting, replace, start, **changes)
 
 
+def settings_of(recipe: Any) -> dict[str, Any]:
+    """What a configuration would say to get a recipe, or a part of one: JSON values under the keys that `part_of` reads."""
+    result = {}
+    for one in fields(recipe):
+        value = getattr(recipe, one.name)
+        if is_dataclass(value):
+            value = settings_of(value)
+        result[_key(one.name)] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
 def _value(setting: Setting, kind: Any, start: Any) -> Any:
     """Value of a field from its text, by the field's type."""
     if is_dataclass(kind):
@@ -162,6 +173,8 @@ def _value(setting: Setting, kind: Any, start: Any) -> Any:
 
 
 def _items(setting: Setting, kinds: Sequence[Any]) -> tuple[Any, ...]:
+    if setting.value == [] and kinds[-1] is Ellipsis:
+        return ()
     items = setting.items("values between brackets") if isinstance(setting.value, list) else [setting]
     if kinds[-1] is Ellipsis:
         return tuple(_value(item, kinds[0], None) for item in items)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import OVERWRITE, Command, flag, option
 from tomoscale.errors import InputError
-
-if TYPE_CHECKING:
-    from tomoscale.training.recipe import Recipe
 
 PRESETS = ("baltruschat2021", "tomoseg", "nnunet", "silveira2023")
 """Those of `tomoscale.training.presets`, which is not loaded for help."""
@@ -70,20 +67,22 @@ def _train(  # noqa: PLR0913 -- each an option of its own
 def _recipe(config: str | None, preset: str | None, data: str | None, print_only: bool) -> dict[str, Any]:
     if not print_only:
         raise InputError("no configuration was given: give a YAML file, or --preset NAME --print for one to begin with")
+    from tomoscale.cli.train_config import read, settings_of
     from tomoscale.training.presets import preset as preset_of
-    from tomoscale.training.recipe import Recipe, as_document
+    from tomoscale.training.recipe import Recipe
 
-    recipe: Recipe = Recipe() if preset is None else preset_of(preset)
+    if config is not None and preset is not None:
+        raise ValueError(f"{config} and --preset {preset} are two recipes: give one of them")
     if config is not None:
-        from tomoscale.cli.train_config import read
-
-        recipe = read(config, data)["recipe"]
-    return {"recipe": as_document(recipe)}
+        return {"recipe": settings_of(read(config, data)["recipe"])}
+    return {"recipe": settings_of(Recipe() if preset is None else preset_of(preset))}
 
 
 def _shown(result: dict[str, Any]) -> Any:
     if "recipe" in result:
-        return _flat(result["recipe"])
+        import yaml  # lazily: only a recipe that is printed needs it
+
+        return str(yaml.safe_dump(result["recipe"], default_flow_style=None, sort_keys=False, width=110)).rstrip()
     agreement = {f"IoU {name}": "absent" if v is None else f"{v:.4f}" for name, v in result["iou"].items()}
     return {
         "model": result["model"],
@@ -93,18 +92,6 @@ def _shown(result: dict[str, Any]) -> Any:
         "mean IoU": f"{result['mean_iou']:.4f}",
         "minutes": f"{result['seconds'] / 60:.1f}",
     }
-
-
-def _flat(values_: Any, before: str = "") -> dict[str, Any]:
-    """One row for every decision, named as a configuration names it."""
-    rows: dict[str, Any] = {}
-    for key, value in values_.items():
-        name = f"{before}{key.replace('_', '-')}"
-        if isinstance(value, dict) and value:
-            rows |= _flat(value, f"{name}: ")
-        else:
-            rows[name] = list(value) if isinstance(value, tuple) else value
-    return rows
 
 
 COMMANDS = (

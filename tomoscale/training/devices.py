@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -45,17 +46,27 @@ class Devices:
     def take(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Put a network and its optimiser on the devices."""
         if self.fabric.world_size > 1 and self.device.type == "cuda":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        network, optimiser = self.fabric.setup(network, optimiser)
-        if hasattr(self.plain(network), "training_outputs"):
-            network.mark_forward_method("training_outputs")
-        return network, optimiser
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        taken, optimiser = self.fabric.setup(network, optimiser)
+        if hasattr(self.plain(taken), "training_outputs"):
+            taken.mark_forward_method("training_outputs")
+        return taken, optimiser
+
+    def agree(self, error: str) -> str:
+        """What the first process has to say to all: nothing, or why it cannot go on."""
+        return str(self.fabric.broadcast(error))
+
+    def any(self, said: bool) -> bool:
+        """Whether any process says so."""
+        if self.fabric.world_size == 1:
+            return said
+        return bool(self.fabric.all_reduce(torch.tensor(float(said), device=self.device), reduce_op="sum") > 0)
 
     def share_of(self, batch: int) -> range:
         """Patches of a batch that this device takes."""
         return range(self.fabric.global_rank, batch, self.fabric.world_size)
 
-    def outputs(self, network: nn.Module, values: torch.Tensor) -> Outputs:
+    def outputs(self, network: Any, values: torch.Tensor) -> Outputs:
         """Logits of a network in training, with those of its side outputs if it has ``training_outputs(values)``."""
         layout = torch.channels_last if values.ndim == 4 else torch.channels_last_3d
         moved = values.to(self.device, memory_format=layout)
@@ -107,8 +118,10 @@ def devices_of(recipe: Recipe) -> Devices:
     if importlib.util.find_spec("lightning") is None:
         raise PlanError("training needs Lightning, which is not installed: install tomoscale[train]")
     from lightning.fabric import Fabric
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+    # It logs what the recipe says already.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     accelerator = accelerator_of(recipe)
     # Under Slurm its tasks are the devices; elsewhere Fabric would warn of any srun it finds.
     alone = recipe.machine.devices == 1 or "SLURM_NTASKS" not in os.environ

@@ -77,7 +77,7 @@ def rate_factor(how: Schedule, step: int, steps: int, reduced: int) -> float:
     [1.0, 0.75, 0.5, 0.25]
     """
     if how.kind == "poly":
-        return (1 - step / steps) ** how.power
+        return float((1 - step / steps) ** how.power)
     if how.kind == "plateau":
         return how.factor**reduced
     if how.kind == "one_cycle":

@@ -33,27 +33,24 @@ class Output:
 
     path: Path
 
-    @classmethod
-    def of(cls, path: str | Path, resume: bool, *, overwrite: bool) -> Output:
-        """Take a folder for a training.
+    def claim(self, resume: bool, *, overwrite: bool) -> None:
+        """Make the folder, or take the one that a training has begun.
 
         Raises
         ------
         PlanError
             If something is in the way.
         """
-        folder = cls(Path(path).absolute())
-        if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
-            return folder
-        if not folder._ours():
-            raise PlanError(f"{folder.path} exists and was not made by a training: give another output")
-        if overwrite and not resume:
-            shutil.rmtree(folder.path)
-        elif not resume:
-            raise PlanError(
-                f"{folder.path} holds a training: give --resume to go on with it, --overwrite to start again, or another output"
-            )
-        return folder
+        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            if not self._ours():
+                raise PlanError(f"{self.path} exists and was not made by a training: give another output")
+            if overwrite and not resume:
+                shutil.rmtree(self.path)
+            elif not resume:
+                raise PlanError(
+                    f"{self.path} holds a training: give --resume to go on with it, --overwrite to start again, or another output"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
 
     @property
     def checkpoint(self) -> Path:

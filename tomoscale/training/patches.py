@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +79,9 @@ class Patches:
         values, labels = (np.stack(parts) for parts in zip(*drawn, strict=True))
         return torch.from_numpy(values), torch.from_numpy(labels.astype(np.int64))
 
-    def batches(self, steps: range, numbers: range | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(
+        self, steps: range, numbers: range | None = None
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Batches of some steps in order, prepared ahead by ``sampling.threads`` threads."""
         threads = self.recipe.sampling.threads
         if not threads:

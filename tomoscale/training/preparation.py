@@ -166,7 +166,7 @@ def _axes_of(sample: Sample, recipe: Recipe) -> tuple[int, ...]:
     shape, patch = sample.grey.shape, recipe.sampling.patch
     if recipe.dimensions == 3:
         fits = all(n >= p for n, p in zip(shape, patch, strict=True))
-        allowed = (0, 1, 2) if fits else ()
+        allowed: tuple[int, ...] = (0, 1, 2) if fits else ()
     else:
         chosen = [AXES.index(a) for a in recipe.sampling.axes if not sample.slices or a in sample.slices]
         allowed = tuple(a for a in chosen if all(n >= p for n, p in zip(_without(shape, a), patch, strict=True)))

@@ -222,7 +222,7 @@ class Recipe:
     """All decisions of a training but the data."""
 
     network: Network = Network()
-    normalisation: Normalisation = Normalisation()
+    normalisation: Normalisation = field(default_factory=Normalisation)
     sampling: Sampling = Sampling()
     augmentation: Augmentation = Augmentation()
     loss: Loss = Loss()
