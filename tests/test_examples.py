@@ -55,6 +55,8 @@ BENCHMARKS = {
     "storage.py": ("--size", "32", "--shard", "32", "--chunk", "16", "--repeats", "1"),
 }
 SHARED = {"record.py"}
+WITH_DATA = {"train_sandstone.py"}
+"""Benchmarks that need a folder of data: each has a test of its own."""
 """Modules that benchmarks import; they measure nothing themselves."""
 EXAMPLES = {"femur_porosity.py", "implant_study.py", "measure_bone.py", "own_kernel.py", "train_demo_model.py"}
 
@@ -79,7 +81,7 @@ def printed(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_every_script_has_a_test():
     assert {p.name for p in (ROOT / "examples").glob("*.py")} == EXAMPLES
-    assert {p.name for p in (ROOT / "benchmarks").glob("*.py")} <= {*BENCHMARKS, *SHARED}
+    assert {p.name for p in (ROOT / "benchmarks").glob("*.py")} <= {*BENCHMARKS, *SHARED, *WITH_DATA}
 
 
 @pytest.mark.parametrize("given", [None, 100.0])
@@ -130,6 +132,23 @@ def test_training_the_demo_model_writes_a_bundle_that_loads(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}"}
     subprocess.run([sys.executable, "-c", short], cwd=tmp_path, env=environment, check=True, timeout=240)
     assert [c.id for c in load_bundle(tmp_path / "bundle").classes] == [0, 1, 2, 3]
+
+
+def test_training_on_sandstone_judges_the_last_network(tmp_path):
+    random = np.random.default_rng(0)
+    colours = np.array([[0, 0, 255], [255, 0, 0], [0, 255, 0], [255, 255, 0]], np.uint8)
+    for number in (0, 50, 100, 200, 250, 350):
+        classes = random.integers(0, 4, (200, 196))
+        for folder, values in (("images", (60 * classes).astype(np.uint8)), ("masks", colours[classes])):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / folder / f"Sandstone_Versa{number:04d}.tif", values)
+    script = ROOT / "benchmarks" / "train_sandstone.py"
+    (line,) = printed(start(script, tmp_path, "--steps", "1", folder=tmp_path)).splitlines()
+    figures = json.loads(line)
+    assert figures["benchmark"] == "train_sandstone"
+    assert set(figures["iou"]) == {"background and pores", "quartz", "clay", "heavy minerals"}
+    assert figures["steps"] == 1
+    assert not figures["better_on_every_class"]
 
 
 def pictures(html: str) -> list[np.ndarray]:

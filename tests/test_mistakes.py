@@ -328,6 +328,10 @@ PLACES = (
 )
 
 CONFIGURATIONS = (
+    mistake("a training of nothing", "train", 3, "no configuration was given", "--print"),
+    mistake("a training that is not there", "train {nowhere}", 3, "{nowhere}", "No such file"),
+    mistake("a chain as a training", "train {yaml_late}", 2, "late.yaml:1", "steps"),
+    mistake("an unknown preset", "train --preset nnunet2 --print", 2, "'nnunet2'", "did you mean"),
     mistake("a chain that is not there", "run {nowhere}", 3, "{nowhere}", "No such file"),
     mistake("a pipe as a chain", "run {pipe}", 3, "{pipe}", "pipe or a device"),
     mistake("a folder as a chain", "run {empty}", 3, "{empty}"),

@@ -120,8 +120,9 @@ def devices_of(recipe: Recipe) -> Devices:
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-    # It logs what the recipe says already.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # They log what the recipe says already.
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     accelerator = accelerator_of(recipe)
     # Under Slurm its tasks are the devices; elsewhere Fabric would warn of any srun it finds.
     alone = recipe.machine.devices == 1 or "SLURM_NTASKS" not in os.environ

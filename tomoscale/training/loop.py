@@ -159,10 +159,10 @@ def _run(training: Training, folder: Output, stop: Callable[[], bool], tell: Cal
             training.losses.append(_step(training, values, labels))
             training.step += 1
             training.seconds = before + time.monotonic() - started
-            asked = training.devices.any(stop())
             judged = training.step % stops.validate_every == 0 or training.step == stops.steps
             if judged:
                 tell(judge(training, folder))
+            asked = training.devices.any(stop())
             if judged or asked or training.step % stops.checkpoint_every == 0:
                 training.seconds = before + time.monotonic() - started
                 save(training, folder)

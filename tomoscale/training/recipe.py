@@ -284,7 +284,7 @@ def _check_numbers(recipe: Recipe) -> None:
         (set(augmentation.flip_axes) <= set(range(recipe.dimensions)), "flip_axes must be axes of the patch"),
         (0 <= augmentation.flip <= 1 and 0 <= augmentation.turn <= 1, "flip and turn must be from 0 to 1"),
         (
-            not augmentation.turn or sampling.patch[-1] == sampling.patch[-2],
+            not augmentation.turn or len(set(sampling.patch[-2:])) == 1,
             "patches that are turned must be square in y, x",
         ),
         (augmentation.scale.low > 0 and augmentation.low_resolution.low > 0, "scale and low_resolution must be > 0"),
