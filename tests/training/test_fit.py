@@ -26,7 +26,7 @@ from tomoscale.networks import architectures
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.networks.unet import ScaledUNet
 from tomoscale.segmentation.segment import segment
-from tomoscale.training import checkpoint, output
+from tomoscale.training import checkpoint, loop, output
 from tomoscale.training.curves import draw_curves
 from tomoscale.training.loop import fit
 from tomoscale.training.optimisation import Judgement, MovingAverage, make_optimiser, rate_factor
@@ -135,20 +135,23 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path, capsys):
     ],
     ids=["sgd", "adadelta", "3d", "bf16"],
 )
-def test_a_training_stopped_by_a_signal_goes_on_to_the_same_bits(tmp_path, how):
+def test_a_training_stopped_by_a_signal_goes_on_to_the_same_bits(tmp_path, how, monkeypatch):
+    monkeypatch.setattr(loop, "SHOW_SECONDS", 0)
     how = recipe(stop=Stop(5, 2, 100), **({"augmentation": Augmentation(flip_axes=(0, 1))} | how))
-    whole = fit(how, data(), tmp_path / "whole", work=QUIET)
+    whole = fit(how, data(), tmp_path / "whole", tell=print, work=QUIET)
     lines = []
 
     def stop_at_the_first_line(line: str) -> None:
         lines.append(line)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if line.startswith("step 2:"):
+            os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=r"stopped after step 2 of 5; .* --resume"):
         fit(how, data(), tmp_path / "stopped", tell=stop_at_the_first_line, work=QUIET)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "IoU void" in lines[0]
+    assert lines[0].startswith("step 1 of 5, loss ")
+    assert "IoU void" in lines[1]
     gone_on = fit(how, data(), tmp_path / "stopped", resume=True, work=QUIET)
     assert_equal(gone_on.last, whole.last)
     assert_equal(gone_on.best, whole.best)

@@ -156,7 +156,8 @@ def _run(training: Training, folder: Output, stop: Callable[[], bool], tell: Cal
         return
     with closing(patches.batches(range(training.step, stops.steps), mine)) as batches:
         for values, labels in batches:
-            training.losses.append(_step(training, values, labels))
+            loss = _step(training, values, labels)
+            training.losses.append(loss)
             training.step += 1
             training.seconds = before + time.monotonic() - started
             judged = training.step % stops.validate_every == 0 or training.step == stops.steps
@@ -175,7 +176,7 @@ def _run(training: Training, folder: Output, stop: Callable[[], bool], tell: Cal
             if time.monotonic() - shown > SHOW_SECONDS:
                 shown = time.monotonic()
                 tell(
-                    f"step {training.step} of {stops.steps}, loss {training.losses[-1]:.4f}, {training.seconds / 60:.1f} min"
+                    f"step {training.step} of {stops.steps}, loss {loss:.4f}, {training.seconds / 60:.1f} min"
                 )
 
 
