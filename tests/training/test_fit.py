@@ -201,10 +201,10 @@ def test_side_outputs_teach_and_weights_can_be_given(tmp_path, monkeypatch):
     seen = []
 
     class Sided(ScaledUNet):
-        def training_outputs(self, values: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
+        def all_outputs(self, values: torch.Tensor) -> list[torch.Tensor]:
             logits = self(values)
             seen.append(logits.shape)
-            return [(logits, 0.75), (nn.functional.avg_pool2d(logits, 2), 0.25)]
+            return [logits, nn.functional.avg_pool2d(logits, 2)]
 
     monkeypatch.setitem(architectures.ARCHITECTURES, "sided", Sided)
     how = recipe(network=Network("sided", {"depth": 1, "width": 2}), stop=Stop(1, 1, 1), average=0.0)

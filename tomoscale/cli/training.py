@@ -50,6 +50,8 @@ def _train(  # noqa: PLR0913 -- each an option of its own
         tell=None if quiet else tell,
         work=Work(overwrite=overwrite, progress=False),
     )
+    if not result.first:
+        return None
     return {
         "model": str(result.best),
         "last_model": str(result.last),

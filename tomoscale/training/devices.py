@@ -13,11 +13,15 @@ import torch
 from torch import nn
 
 from tomoscale.errors import PlanError
-from tomoscale.training.losses import Outputs
+from tomoscale.training.losses import Outputs, side_weights
 from tomoscale.training.preparation import accelerator_of
-from tomoscale.training.recipe import Recipe
+from tomoscale.training.recipe import Loss, Recipe
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+SEVERAL = "all_outputs"
+"""Method of a network that returns its logits and those of its side outputs, from the finest."""
 
 
 class Devices:
@@ -48,8 +52,8 @@ class Devices:
         if self.fabric.world_size > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         taken, optimiser = self.fabric.setup(network, optimiser)
-        if hasattr(self.plain(taken), "training_outputs"):
-            taken.mark_forward_method("training_outputs")
+        if hasattr(self.plain(taken), SEVERAL):
+            taken.mark_forward_method(SEVERAL)
         return taken, optimiser
 
     def agree(self, error: str) -> str:
@@ -62,18 +66,24 @@ class Devices:
             return said
         return bool(self.fabric.all_reduce(torch.tensor(float(said), device=self.device), reduce_op="sum") > 0)
 
+    def mean(self, value: float) -> float:
+        """Mean of a number over the processes."""
+        if self.fabric.world_size == 1:
+            return value
+        return float(self.fabric.all_reduce(torch.tensor(value, device=self.device), reduce_op="mean"))
+
     def share_of(self, batch: int) -> range:
         """Patches of a batch that this device takes."""
         return range(self.fabric.global_rank, batch, self.fabric.world_size)
 
-    def outputs(self, network: Any, values: torch.Tensor) -> Outputs:
-        """Logits of a network in training, with those of its side outputs if it has ``training_outputs(values)``."""
+    def outputs(self, network: Any, values: torch.Tensor, how: Loss) -> Outputs:
+        """Logits of a network in training, with those of its side outputs if it has ``all_outputs(values)``."""
         layout = torch.channels_last if values.ndim == 4 else torch.channels_last_3d
         moved = values.to(self.device, memory_format=layout)
-        if hasattr(self.plain(network), "training_outputs"):
-            outputs: Outputs = network.training_outputs(moved)
-            return outputs
-        return [(network(moved), 1.0)]
+        if not hasattr(self.plain(network), SEVERAL):
+            return [(network(moved), 1.0)]
+        found = network.all_outputs(moved)
+        return list(zip(found, side_weights(how, len(found)), strict=True))
 
     def forward_of(self, network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return what validates a network: as in training, but without gradients."""

@@ -62,6 +62,8 @@ class TrainingResult:
     stopped_early : bool
     seconds : float
         Of the loop, over all resumed runs.
+    first : bool
+        Whether this process is the one that has written; False in the others of a training on several devices.
     """
 
     best: Path
@@ -73,6 +75,7 @@ class TrainingResult:
     mean_iou: float
     stopped_early: bool
     seconds: float
+    first: bool = True
 
 
 def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run it
@@ -124,7 +127,7 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     if resume and folder.checkpoint.exists():
         go_on(training, folder)
     with stop_requested() as stop, _steady(recipe.machine.threads):
-        _run(training, folder, stop, tell or (lambda line: None))
+        _run(training, folder, stop, tell if tell and devices.first else (lambda line: None))
     return _result(training, folder)
 
 
@@ -156,7 +159,7 @@ def _run(training: Training, folder: Output, stop: Callable[[], bool], tell: Cal
         return
     with closing(patches.batches(range(training.step, stops.steps), mine)) as batches:
         for values, labels in batches:
-            loss = _step(training, values, labels)
+            loss = training.devices.mean(_step(training, values, labels))
             training.losses.append(loss)
             training.step += 1
             training.seconds = before + time.monotonic() - started
@@ -175,9 +178,7 @@ def _run(training: Training, folder: Output, stop: Callable[[], bool], tell: Cal
                 )
             if time.monotonic() - shown > SHOW_SECONDS:
                 shown = time.monotonic()
-                tell(
-                    f"step {training.step} of {stops.steps}, loss {loss:.4f}, {training.seconds / 60:.1f} min"
-                )
+                tell(f"step {training.step} of {stops.steps}, loss {loss:.4f}, {training.seconds / 60:.1f} min")
 
 
 def _step(training: Training, values: torch.Tensor, labels: torch.Tensor) -> float:
@@ -193,7 +194,10 @@ def _step(training: Training, values: torch.Tensor, labels: torch.Tensor) -> flo
     total, parts = 0.0, recipe.optimiser.accumulate
     for number, (some, known) in enumerate(zip(values.chunk(parts), labels.chunk(parts), strict=True), 1):
         with devices.accumulating(training.network, number < parts):
-            loss = loss_of(devices.outputs(training.network, some), known.to(devices.device), training.loss) / parts
+            loss = (
+                loss_of(devices.outputs(training.network, some, recipe.loss), known.to(devices.device), training.loss)
+                / parts
+            )
             devices.backward(loss)
         total += loss.item()
     if not np.isfinite(total):
@@ -220,6 +224,7 @@ def _result(training: Training, folder: Output) -> TrainingResult:
         mean_iou(confusion, tuple(range(len(confusion)))),
         training.step < training.recipe.stop.steps,
         training.seconds,
+        training.devices.first,
     )
 
 

@@ -53,6 +53,20 @@ def loss_of(outputs: Outputs, labels: torch.Tensor, function: LossFunction) -> t
     return total
 
 
+def side_weights(how: Loss, count: int) -> list[float]:
+    """Weights of the outputs of a network, from the finest.
+
+    Examples
+    --------
+    >>> side_weights(Loss(sides="halving"), 3)
+    [0.6666666666666666, 0.3333333333333333, 0.0]
+    """
+    if how.sides == "equal" or count == 1:
+        return [1.0] * count
+    halves = [0.5**n for n in range(count - 1)] + [0.0]
+    return [h / sum(halves) for h in halves]
+
+
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     """Mean over labelled voxels of ``-w log p`` of their class, divided by the mean weight; 0 where none is labelled."""
     total = functional.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED, reduction="sum")

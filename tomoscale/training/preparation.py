@@ -102,7 +102,7 @@ def check_network(recipe: Recipe, n_classes: int) -> nn.Module:
         network = make_network(recipe.network.architecture, network_arguments(recipe, n_classes))
     accelerator = accelerator_of(recipe)
     per_device = recipe.sampling.batch // recipe.machine.devices // recipe.optimiser.accumulate
-    shape = (per_device, _channels(recipe), *recipe.sampling.patch)
+    shape = (per_device, recipe.in_slices, *recipe.sampling.patch)
     try:
         activations = training_bytes(network, shape)
     except (RuntimeError, ValueError) as error:
@@ -191,10 +191,6 @@ def _refuse_leaks(data: Data, contents: Mapping[str, Sequence[str]]) -> None:
                 f"sample {sample.name} of the validation data holds the same grey values as {known[content].name} of the training "
                 "data: the network would be judged by what it has seen; give another sample"
             )
-
-
-def _channels(recipe: Recipe) -> int:
-    return recipe.in_slices if recipe.dimensions == 2 else int(recipe.network.arguments.get("in_channels", 1))
 
 
 def _available_bytes(accelerator: str) -> int:

@@ -72,7 +72,7 @@ NNUNET = Recipe(
         gamma=Chance(0.3, 0.7, 1.5),
         inverted_gamma=Chance(0.1, 0.7, 1.5),
     ),
-    loss=Loss("dice_cross_entropy", dice_background=False),
+    loss=Loss("dice_cross_entropy", dice_background=False, sides="halving"),
     optimiser=Optimiser("sgd", rate=0.01, weight_decay=3e-5, momentum=0.99, nesterov=True, clip=12.0),
     schedule=Schedule("poly", power=0.9),
     stop=Stop(250_000, 250, 250, watch="iou"),

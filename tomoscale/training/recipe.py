@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from tomoscale.networks.card import Normalisation
+from tomoscale.training.recipe_checks import check_choices, check_numbers
 
 IGNORED = 255
 """Label of what nobody has labelled: it takes part in no loss, no score and no choice of patches."""
@@ -130,6 +131,9 @@ class Loss:
         Class 0 takes part in the Dice.
     hard_below, hard_least : float, int
         A voxel is hard where its class gets a lower probability; at least so many voxels of a batch are taken.
+    sides : "equal" or "halving"
+        Weights of the outputs of a network that has several: 1 each, summed (U²-Net); or 1, 1/2, 1/4, ... from the finest
+        to the coarsest, which gets 0, divided by their sum (nnU-Net).
     """
 
     kind: Literal["cross_entropy", "dice_cross_entropy", "ohem"] = "dice_cross_entropy"
@@ -138,6 +142,7 @@ class Loss:
     dice_background: bool = True
     hard_below: float = 0.9
     hard_least: int = 100_000
+    sides: Literal["equal", "halving"] = "equal"
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        _check_numbers(self)
+        check_numbers(self)
 
     @property
     def dimensions(self) -> int:
@@ -252,54 +257,3 @@ class Recipe:
 def as_document(recipe: Any) -> dict[str, Any]:
     """JSON values of a recipe or a part of it."""
     return asdict(recipe)
-
-
-def check_choices(part: Any) -> None:
-    """Refuse a text that is none of those that its field may hold, here and in all parts below.
-
-    Raises
-    ------
-    ValueError
-    """
-    hints = get_type_hints(type(part))
-    for one in fields(part):
-        value, choices = getattr(part, one.name), get_args(hints[one.name])
-        if hasattr(value, "__dataclass_fields__"):
-            check_choices(value)
-        elif choices and all(isinstance(c, str) for c in choices) and value not in choices:
-            raise ValueError(f"{one.name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _check_numbers(recipe: Recipe) -> None:
-    sampling, augmentation, loss = recipe.sampling, recipe.augmentation, recipe.loss
-    rules = (
-        (len(sampling.patch) in (2, 3) and min(sampling.patch) >= 1, "patch must be two or three lengths >= 1"),
-        (sampling.batch >= 1 and sampling.threads >= 0 and sampling.cache_mib >= 1, "batch and cache_mib must be >= 1"),
-        (0 <= sampling.balance <= 1, "balance must be from 0 to 1"),
-        (
-            bool(sampling.axes) and set(sampling.axes) <= {"z", "y", "x"},
-            "axes must be some of z, y, x",
-        ),
-        (recipe.in_slices % 2 == 1 and recipe.in_slices >= 1, "in_slices must be odd"),
-        (set(augmentation.flip_axes) <= set(range(recipe.dimensions)), "flip_axes must be axes of the patch"),
-        (0 <= augmentation.flip <= 1 and 0 <= augmentation.turn <= 1, "flip and turn must be from 0 to 1"),
-        (
-            not augmentation.turn or len(set(sampling.patch[-2:])) == 1,
-            "patches that are turned must be square in y, x",
-        ),
-        (augmentation.scale.low > 0 and augmentation.low_resolution.low > 0, "scale and low_resolution must be > 0"),
-        (augmentation.elastic_voxels > 0, "elastic_voxels must be > 0"),
-        ((loss.weights == "given") == bool(loss.class_weights), "class_weights go with weights: given"),
-        (recipe.optimiser.rate > 0 and recipe.optimiser.accumulate >= 1, "rate must be > 0, accumulate >= 1"),
-        (
-            sampling.batch % (recipe.optimiser.accumulate * recipe.machine.devices) == 0,
-            "batch must be a multiple of accumulate x devices",
-        ),
-        (0 < recipe.schedule.rise < 1 and 0 < recipe.schedule.factor < 1, "rise and factor must be within 0..1"),
-        (min(recipe.stop.steps, recipe.stop.validate_every, recipe.stop.checkpoint_every) >= 1, "steps must be >= 1"),
-        (0 <= recipe.average < 1, "average must be from 0 to below 1"),
-        (recipe.machine.devices >= 1 and recipe.machine.threads >= 0, "devices must be >= 1"),
-    )
-    for kept, rule in rules:
-        if not kept:
-            raise ValueError(rule)

@@ -84,7 +84,7 @@ def start(
     network = make_network(recipe.network.architecture, arguments)
     if start_from is not None:
         network.load_state_dict(start_from.state_dict())
-    reach = probe(network, int(arguments.get("in_channels", 1)), recipe.dimensions)
+    reach = probe(network, recipe.in_slices, recipe.dimensions)
     layout = torch.channels_last if recipe.dimensions == 2 else torch.channels_last_3d
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
     optimiser = make_optimiser(network.parameters(), recipe.optimiser)
