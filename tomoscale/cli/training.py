@@ -51,7 +51,7 @@ def _train(  # noqa: PLR0913 -- each an option of its own
         work=Work(overwrite=overwrite, progress=False),
     )
     if not result.first:
-        return None
+        sys.exit(0)  # the first process tells the result; another document on stdout would spoil it
     return {
         "model": str(result.best),
         "last_model": str(result.last),
