@@ -147,22 +147,41 @@ def _is_record(folder: Path) -> bool:
 
 @contextmanager
 def working(
-    workers: str = "auto", *, processes: int | None = None, memory_bytes: int | None = None, **how: Any
+    workers: str = "auto",
+    *,
+    processes: int | None = None,
+    memory_bytes: int | None = None,
+    n_jobs: int = 1,
+    credentials: str | Path | None = None,
+    insecure: bool = False,
+    **how: Any,
 ) -> Iterator[Work]:
     """Give a `Work` whose workers are started before and ended after.
 
     Parameters
     ----------
     workers : str
-        "threads", "processes", "gpus", "auto", or the address of a scheduler.
+        "threads", "processes", "gpus", "slurm" or "slurm:PROFILE", the address of a scheduler, or "auto": the scheduler
+        of the batch script this runs in, else GPUs if there are any, else threads.
     processes : int or None
         For "processes".
     memory_bytes : int or None
         Of one process.
+    n_jobs : int
+        For "slurm": jobs to keep; those that end are replaced while this lasts.
+    credentials : path or None
+        For an address ``tls://HOST:PORT``: folder with its keys; None takes what the Dask configuration says.
+    insecure : bool
+        Connect without encryption to a scheduler on another machine.
     **how
         Other fields of `Work`.
+
+    Raises
+    ------
+    PlanError
+        If these workers cannot be had.
     """
-    with connect(workers, processes) as client:
+    with connect(workers, processes, n_jobs=n_jobs, credentials=credentials, insecure=insecure) as client:
         resources = this_machine() if client is None else resources_of(client)
         if memory_bytes is not None:
             resources = replace(resources, memory_bytes=memory_bytes)

@@ -104,9 +104,18 @@ RUNNING = tuple(
             type=values.workers,
             default="auto",
             metavar="WHERE",
-            help="threads, processes, gpus, or a scheduler's address (default auto: GPUs if there are any, else threads)",
+            help="threads, processes, gpus, slurm or slurm:PROFILE, or a scheduler's address (default auto: that of the batch "
+            "script it runs in, else GPUs if there are any, else threads)",
         ),
         option("--processes", type=values.positive, metavar="N", help="worker processes, for --workers processes"),
+        option("--jobs", type=values.positive, default=1, metavar="N", help="jobs to keep, for --workers slurm (default 1)"),
+        option(
+            "--credentials",
+            type=values.input_path,
+            metavar="FOLDER",
+            help="keys (ca.pem, cert.pem, key.pem) for a scheduler's address tls://HOST:PORT",
+        ),
+        flag("--insecure", "connect without encryption to a scheduler on another machine"),
         option(
             "--memory",
             type=values.memory,

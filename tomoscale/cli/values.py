@@ -27,7 +27,7 @@ BYTES = {
 }
 MICROMETRES = {"um": 1.0, "µm": 1.0, "μm": 1.0, "nm": 1e-3, "mm": 1e3}
 DAYS = {"d": 1, "day": 1, "days": 1, "w": 7, "week": 7, "weeks": 7, "y": 365.25, "year": 365.25, "years": 365.25}
-WORKERS = ("auto", "threads", "processes", "gpus")
+WORKERS = ("auto", "threads", "processes", "gpus", "slurm")
 LONGEST = 200
 """Characters of a value that are looked at, or shown in a message."""
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
@@ -181,9 +181,13 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def workers(text: str) -> str:
-    """Where blocks are computed: one of `WORKERS`, or the address of a scheduler."""
-    if text not in WORKERS and ":" not in text:
-        raise _wrong(text, f"one of {', '.join(WORKERS)} or a scheduler's address", "tcp://127.0.0.1:8786")
+    """Where blocks are computed: one of `WORKERS`, "slurm:PROFILE", or the address of a scheduler."""
+    if text in WORKERS or re.fullmatch(r"slurm:[\w.-]+", text):
+        return text
+    if text.startswith("slurm:") or ":" not in text:
+        raise _wrong(
+            text, f"one of {', '.join(WORKERS)}, slurm:PROFILE or a scheduler's address", "slurm:maxwell or tls://node7:8786"
+        )
     return text
 
 

@@ -1,0 +1,228 @@
+"""A run on the jobs of a real Slurm gives the bytes of a run in this process, whatever happens to the jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import pytest
+
+from tests.cluster.conftest import ROOT, jobs_left
+from tests.test_engine import ABOVE, BLOCK, SHAPE, SMALL, smooth
+from tests.world import volume_at
+from tomoscale.cluster import slurm as slurm_module
+from tomoscale.cluster.batch import batch_script
+from tomoscale.cluster.slurm import jobs
+from tomoscale.errors import PlanError
+from tomoscale.geometry import Halo
+from tomoscale.kernels.majority import majority
+from tomoscale.ledger import Ledger
+from tomoscale.step import Kernel
+from tomoscale.volume import open_zarr
+from tomoscale.work import Work, working
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+
+def smooth_slowly(values: np.ndarray) -> np.ndarray:
+    time.sleep(0.25)
+    return smooth(values)
+
+
+SLOW = Kernel("smooth", smooth_slowly, Halo.uniform(1), np.dtype(np.uint16), 6)
+
+
+def study(folder: Path, work: Work) -> dict[str, bytes]:
+    """A chain of maps and a measure; every file of voxels it writes, and its counts."""
+    values = np.random.default_rng(5).integers(0, 200, SHAPE).astype(np.uint16)
+    path = folder.parent / "source.zarr"
+    source = open_zarr(path if path.exists() else volume_at(path, values, kind="grey"))
+    smoothed = work.map(SLOW, source, folder / "smooth.zarr", kind="grey")
+    voted = work.map(majority(1, 200, np.uint16), smoothed, folder / "voted.zarr", kind="grey")
+    counts = work.measure((ABOVE,), {"grey": voted}, folder / "counts")
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("c/**/*")) if p.is_file()}
+    assert len(files) == 2 * np.prod([-(-n // b) for n, b in zip(SHAPE, BLOCK, strict=True)])
+    return {**files, **{name: value.tobytes() for name, value in counts.items()}}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the study gives in this process."""
+    return study(tmp_path_factory.mktemp("expected") / "local", Work(resources=SMALL, block_shape=BLOCK))
+
+
+def when_blocks_are_done(folder: Path, count: int, what: object) -> threading.Thread:
+    """Call `what` once a run has recorded some blocks."""
+
+    def watch() -> None:
+        ledger = folder / "smooth.zarr" / "0" / ".tomoscale" / "blocks.log"
+        while not (ledger.exists() and Ledger.load(ledger.parent).done.sum() >= count):
+            time.sleep(0.05)
+        what()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def scontrol(*arguments: str) -> None:
+    subprocess.run(["scontrol", *arguments], check=True)
+
+
+def test_two_nodes_give_the_bytes_of_this_process_with_everything_encrypted(tmp_path, slurm, expected):
+    with working("slurm:virtual", n_jobs=2, block_shape=BLOCK) as work:
+        work.client.wait_for_workers(2)
+        nodes = set(work.client.run(lambda: os.environ["SLURMD_NODENAME"]).values())
+        assert nodes == {"n1", "n2"}
+        assert work.client.scheduler.address.startswith("tls://")
+        folders = list((tmp_path / "private").iterdir())
+        assert [f.stat().st_mode & 0o777 for f in folders] == [0o700]
+        assert {f.stat().st_mode & 0o777 for f in folders[0].iterdir()} == {0o600}
+        assert study(tmp_path / "slurm", work) == expected
+    assert list((tmp_path / "private").iterdir()) == []
+
+
+def test_a_job_that_is_cancelled_is_replaced_and_the_bytes_are_the_same(tmp_path, slurm, expected):
+    with working("slurm:virtual", n_jobs=1, block_shape=BLOCK) as work:
+        (first,) = [line.split()[0] for line in jobs_left()]
+        watch = when_blocks_are_done(tmp_path / "slurm", 2, lambda: subprocess.run(["scancel", first], check=True))
+        assert study(tmp_path / "slurm", work) == expected
+        watch.join()
+        assert first not in [line.split()[0] for line in jobs_left()]
+
+
+def test_workers_leave_before_their_time_is_over_and_the_bytes_are_the_same(tmp_path, slurm, expected):
+    # Each worker leaves after some blocks, not far into the first map; others follow it.
+    slurm["job-script-prologue"] = ['export DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION="2500ms"']
+    with dask.config.set({"jobqueue.tomoscale-virtual": slurm}), working("slurm", n_jobs=2, block_shape=BLOCK) as work:
+        before = set(work.client.scheduler_info()["workers"])
+        assert study(tmp_path / "slurm", work) == expected
+        assert not before & set(work.client.scheduler_info()["workers"])
+
+
+def test_a_drained_node_loses_its_jobs_and_the_bytes_are_the_same(tmp_path, slurm, expected):
+    def drain() -> None:
+        scontrol("update", "nodename=n1", "state=drain", "reason=test")
+        subprocess.run(["scancel", "--nodelist=n1"], check=True)
+
+    with working("slurm:virtual", n_jobs=2, block_shape=BLOCK) as work:
+        work.client.wait_for_workers(2)
+        watch = when_blocks_are_done(tmp_path / "slurm", 2, drain)
+        try:
+            assert study(tmp_path / "slurm", work) == expected
+            watch.join()
+        finally:
+            scontrol("update", "nodename=n1", "state=resume")
+
+
+DRIVER = """
+import sys
+import dask, json
+from pathlib import Path
+from tests.cluster.test_slurm import BLOCK, study
+from tomoscale.cluster import slurm
+from tomoscale.work import working
+
+if __name__ == "__main__":
+    slurm.POLL_SECONDS = 0.5
+    dask.config.set({"jobqueue.tomoscale-virtual": json.loads(sys.argv[2])})
+    with working("slurm:virtual", n_jobs=2, block_shape=BLOCK) as work:
+        study(Path(sys.argv[1]), work)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_job_outlives_a_driver_that_is_stopped(tmp_path, slurm, expected, number):
+    import json
+
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "slurm"), json.dumps(slurm)]
+    driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    when_blocks_are_done(tmp_path / "slurm", 1, lambda: driver.send_signal(number)).join(60)
+    _, told = driver.communicate(timeout=30)
+    assert driver.returncode != 0
+    deadline = time.monotonic() + 15
+    while jobs_left() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert jobs_left() == []
+    if number == signal.SIGINT:
+        assert "blocks are done and recorded" in told
+        assert list((tmp_path / "private").iterdir()) == []
+    with working("threads", block_shape=BLOCK) as work:
+        assert study(tmp_path / "slurm", work) == expected
+
+
+def test_a_batch_script_runs_scheduler_command_and_workers_in_one_allocation(tmp_path, slurm, expected):
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.cluster.test_slurm import BLOCK, study\nfrom tomoscale.work import working\n"
+        "if __name__ == '__main__':\n    with working(block_shape=BLOCK) as work:\n"
+        "        work.client.wait_for_workers(2)\n        assert work.client.scheduler.address.startswith('tls://')\n"
+        "        study(Path(sys.argv[1]), work)\n"
+    )
+    script = tmp_path / "job.sh"
+    script.write_text(batch_script("virtual", [sys.executable, str(driver), str(tmp_path / "slurm")], nodes=2))
+    for _ in range(2):  # run again, it finds all done
+        subprocess.run(["sbatch", str(script)], cwd=ROOT, check=True, capture_output=True)
+        deadline = time.monotonic() + 60
+        while jobs_left() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert Ledger.load(tmp_path / "slurm" / "counts").done.all(), (tmp_path / "logs").glob("*.err")
+    with working("threads", block_shape=BLOCK) as work:
+        assert study(tmp_path / "slurm", work) == expected
+    assert list((tmp_path / "private").iterdir()) == []
+
+
+def test_a_job_that_slurm_does_not_take_is_told_in_its_words(slurm):
+    slurm["queue"] = "nosuch"
+    with (
+        dask.config.set({"jobqueue.tomoscale-virtual": slurm}),
+        pytest.raises(PlanError, match="Slurm does not take the job: .*invalid partition"),
+        jobs("virtual"),
+    ):
+        pass
+
+
+def test_jobs_that_end_at_once_are_told_with_what_they_wrote(slurm, monkeypatch):
+    monkeypatch.setattr(slurm_module, "FAILED_STARTS", 1)
+    slurm["python"] = "/no/such/python"
+    with (
+        dask.config.set({"jobqueue.tomoscale-virtual": slurm}),
+        pytest.raises(PlanError, match=r"1 jobs ended before their worker was there(.|\n)*/no/such/python"),
+        jobs("virtual"),
+    ):
+        pass
+
+
+def test_whatever_listens_is_on_loopback_or_wants_a_certificate(tmp_path, slurm):
+    slurm["interface"] = next(iter(outside_interfaces()), "lo")
+    with dask.config.set({"jobqueue.tomoscale-virtual": slurm}), jobs("virtual") as client:
+        pids = [os.getpid(), *client.run(os.getpid).values(), *client.run(os.getppid).values()]
+        known = {client.scheduler.address, *client.scheduler_info()["workers"]}
+        known |= {worker["nanny"] for worker in client.scheduler_info()["workers"].values()}
+        ports = {int(address.rpartition(":")[2]) for address in known if address.startswith("tls://")}
+        listening = [c.laddr for pid in pids for c in psutil.Process(pid).net_connections("inet") if c.status == "LISTEN"]
+        assert {port for address, port in listening if not address.startswith("127.")} <= ports
+        assert ports <= {port for _, port in listening}
+        assert_refused_without_certificate(client.scheduler.address)
+
+
+def outside_interfaces() -> list[str]:
+    """Interfaces of this machine that have an IPv4 address off loopback."""
+    found = psutil.net_if_addrs().items()
+    return [n for n, all_ in found if any(a.family.name == "AF_INET" and not a.address.startswith("127.") for a in all_)]
+
+
+def assert_refused_without_certificate(address: str) -> None:
+    from distributed import Client, Security
+
+    for other, security in ((address.replace("tls:", "tcp:"), None), (address, Security.temporary())):
+        with pytest.raises(OSError, match="Timed out"):
+            Client(other, timeout="1s", security=security)

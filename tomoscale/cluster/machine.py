@@ -1,0 +1,103 @@
+"""Workers on this machine: processes, or one for each of its GPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tomoscale.arrays import cuda_available
+from tomoscale.cluster.settings import GPU_THREADS, IO_THREADS, LOOPBACK, LOOPBACK_ANY_PORT, SETTINGS, thread_environment
+from tomoscale.errors import PlanError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@contextmanager
+def local(processes: int | None = None, memory_bytes: int | None = None) -> Iterator[Client]:
+    """Start worker processes on this machine and end them afterwards.
+
+    Parameters
+    ----------
+    processes : int or None
+        None starts one per core.
+    memory_bytes : int or None
+        Of each process; None shares three quarters of what is free.
+
+    Raises
+    ------
+    PlanError
+        If `processes` is not positive.
+    """
+    cores = len(os.sched_getaffinity(0))
+    processes = cores if processes is None else processes
+    if processes < 1:
+        raise PlanError(f"at least one worker process is needed, got {processes}")
+    memory_bytes = memory_bytes or int(0.75 * psutil.virtual_memory().available) // processes
+    # Imported here because it takes half a second that a run in this process need not pay.
+    import dask
+    from distributed import Client, LocalCluster, Security
+
+    environment = {"distributed.nanny.pre-spawn-environ": thread_environment(max(1, cores // processes))}
+    with (
+        dask.config.set({**SETTINGS, **environment}),
+        LocalCluster(
+            n_workers=processes,
+            threads_per_worker=1 + IO_THREADS,
+            memory_limit=memory_bytes,
+            host=LOOPBACK,
+            dashboard_address=LOOPBACK_ANY_PORT,
+            processes=True,
+            protocol="tls",
+            # Other users of this machine reach the loopback address too.
+            security=Security.temporary(),
+            # What matters is told by the run itself; Dask also logs each connection that ends with the cluster.
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def gpus() -> Iterator[Client]:
+    """Start one worker per GPU of this machine through dask-cuda, and end them afterwards.
+
+    Tasks return host arrays, so dask-cuda has nothing on a device to spill. The memory pool of a process is torch's,
+    which CuPy takes from as well once a network has run (`tomoscale.networks.runtime.share_memory_pool`), so no pool of
+    RMM is asked for.
+
+    Raises
+    ------
+    PlanError
+        If CuPy finds no GPU or dask-cuda is not installed.
+    """
+    if not cuda_available():
+        raise PlanError(
+            'no GPU can be used: CuPy is not installed or finds none; install "tomoscale[cuda13]", or run on the CPU'
+        )
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise PlanError('dask-cuda is not installed: pip install "tomoscale[cuda13]"') from error
+    import dask
+    from distributed import Client, Security
+
+    with (
+        dask.config.set(SETTINGS),
+        LocalCUDACluster(
+            host=LOOPBACK,
+            dashboard_address=LOOPBACK_ANY_PORT,
+            threads_per_worker=GPU_THREADS,
+            protocol="tls",
+            security=Security.temporary(),
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
