@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 
 def smooth_slowly(values: np.ndarray) -> np.ndarray:
-    time.sleep(0.25)
+    time.sleep(0.15)
     return smooth(values)
 
 
@@ -100,12 +100,14 @@ def test_a_job_that_is_cancelled_is_replaced_and_the_bytes_are_the_same(tmp_path
 
 
 def test_workers_leave_before_their_time_is_over_and_the_bytes_are_the_same(tmp_path, slurm, expected):
-    # Each worker leaves after some blocks, not far into the first map; others follow it.
-    slurm["job-script-prologue"] = ['export DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION="2500ms"']
-    with dask.config.set({"jobqueue.tomoscale-virtual": slurm}), working("slurm", n_jobs=2, block_shape=BLOCK) as work:
+    slurm["job-script-prologue"] = ['export DASK_DISTRIBUTED__WORKER__LIFETIME__DURATION="5s"']
+    with dask.config.set({"jobqueue.tomoscale-virtual": slurm}), working("slurm", block_shape=BLOCK) as work:
         before = set(work.client.scheduler_info()["workers"])
-        assert study(tmp_path / "slurm", work) == expected
-        assert not before & set(work.client.scheduler_info()["workers"])
+        for number in range(20):  # until one of them has met the end of a worker
+            assert study(tmp_path / f"run{number}", work) == expected
+            if not before & set(work.client.scheduler_info()["workers"]):
+                return
+        pytest.fail("no worker has left")
 
 
 def test_a_drained_node_loses_its_jobs_and_the_bytes_are_the_same(tmp_path, slurm, expected):
@@ -224,5 +226,5 @@ def assert_refused_without_certificate(address: str) -> None:
     from distributed import Client, Security
 
     for other, security in ((address.replace("tls:", "tcp:"), None), (address, Security.temporary())):
-        with pytest.raises(OSError, match="Timed out"):
+        with pytest.raises(OSError, match="Timed out|ConnectionReset|closed"):
             Client(other, timeout="1s", security=security)

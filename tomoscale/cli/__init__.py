@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 import tomoscale
-from tomoscale.cli import bundles, chain, floods, look, objects, results, running, shell, studies, training, volumes
+from tomoscale.cli import bundles, chain, cluster, floods, look, objects, results, running, shell, studies, training, volumes
 from tomoscale.cli.command import Command, Parser, Program, UsageError, make_program
 from tomoscale.cli.failures import EXIT_CODES, failure_of, near
 from tomoscale.cli.values import lengths as lengths  # for scripts that take voxel sizes
@@ -26,6 +26,7 @@ from tomoscale.cli.values import lengths as lengths  # for scripts that take vox
 GROUPS = {
     "study": "measure samples as papers do: implants, bone, voids",
     "model": "look at networks, measure and import them",
+    "cluster": "prepare Slurm sites, and look for what is wrong with a cluster",
 }
 
 
@@ -75,6 +76,8 @@ def make_program_of_all() -> Program:
         training.COMMANDS,
         look.COMMANDS,
     )
+    own = (studies.DEMO, volumes.COMMANDS, objects.COMMANDS, floods.COMMANDS, studies.COMMANDS)
+    groups = (*own, look.COMMANDS, cluster.COMMANDS)
     commands: tuple[Command, ...] = tuple(command for group in groups for command in group)
     commands = (*commands, *chain.commands_of(commands))
     commands = (*commands, *shell.commands_about(make_program_of_all, commands))
@@ -94,7 +97,7 @@ def _run(arguments: Sequence[str]) -> int:
         print(results.as_json(result))
     elif result is not None:
         print(results.as_text(command.show(result) if command.show else results.plain(result)))
-    return 0
+    return command.exit_code(result) if command.exit_code else 0
 
 
 def parse(program: Program, arguments: Sequence[str]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Command:
         Takes all options as parsed and returns those to run with, before workers start: reads configurations.
     show : callable or None
         What of the result is shown in words; None shows all of it.
+    exit_code : callable or None
+        Exit code of a result that is told although it is no success.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Command:
     step: bool = False
     prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     show: Callable[[Any], Any] | None = None
+    exit_code: Callable[[Any], int] | None = None
 
 
 def option(*names: str, group: str = "", **how: Any) -> Option:

@@ -7,6 +7,7 @@ leave; a job that starts later finds no scheduler and leaves after ``death-timeo
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import logging
 import secrets
@@ -88,7 +89,7 @@ def jobs(profile: str | None = None, n_jobs: int = 1) -> Iterator[Client]:
         finally:
             with uninterrupted():
                 if cluster is not None:
-                    with suppress(TimeoutError):
+                    with suppress(TimeoutError, RuntimeError):
                         cluster.close(timeout=20)
                 # By name: a job whose submission was interrupted has no number here.
                 subprocess.run(["scancel", f"--name={name}", f"--user={getpass.getuser()}"], check=False, capture_output=True)
@@ -115,26 +116,22 @@ class Keeper:
         Raises
         ------
         PlanError
-            If Slurm refuses them.
+            If Slurm would refuse them.
         """
         from tornado.ioloop import PeriodicCallback
 
-        async def submit() -> None:
-            self.cluster.scale(jobs=self.n_jobs)
-            await self.cluster
-            callback = PeriodicCallback(self.look, POLL_SECONDS * 1000)
-            callback.start()
-
-        try:
-            self.cluster.sync(submit)
-        except RuntimeError as error:
-            raise PlanError(f"Slurm does not take the job: {_words_of(str(error))}") from error
+        refusal = refusal_of(self.cluster.job_script())
+        if refusal is not None:
+            raise PlanError(f"Slurm does not take the job: {refusal}")
+        self.cluster.scale(jobs=self.n_jobs)
+        # It belongs to the loop of the cluster, which is another thread's.
+        self.cluster.loop.add_callback(PeriodicCallback(self.look, POLL_SECONDS * 1000).start)
 
     async def look(self) -> None:
         """Replace jobs that have left the queue."""
         from distributed.core import Status
 
-        states = await queued(self.name)
+        states = await asyncio.to_thread(queued, self.name)
         if states is None or self.gave_up or self.cluster.status != Status.running:
             return
         self.states = states
@@ -156,18 +153,19 @@ class Keeper:
             self.trouble = _words_of(str(error))
 
 
-async def queued(name: str) -> dict[str, str] | None:
-    """State and reason of the jobs of a name that have not ended, by number; None if Slurm does not answer."""
-    import asyncio
+def refusal_of(script: str) -> str | None:
+    """Why Slurm would not take a job script, in its words; None if it would."""
+    done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else "; ".join(done.stderr.strip().splitlines()[:3])
 
-    process = await asyncio.create_subprocess_exec(
-        "squeue", "--noheader", f"--name={name}", f"--user={getpass.getuser()}", "--format=%i %T %r",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    text, _ = await process.communicate()
-    if process.returncode != 0:
+
+def queued(name: str) -> dict[str, str] | None:
+    """State and reason of the jobs of a name that have not ended, by number; None if Slurm does not answer."""
+    command = ["squeue", "--noheader", f"--name={name}", f"--user={getpass.getuser()}", "--format=%i %T %r"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
         return None
-    lines = (line.split(maxsplit=1) for line in text.decode().splitlines() if line.strip())
+    lines = (line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
     return {number: state for number, state in lines}
 
 
