@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import psutil
 import pytest
@@ -28,15 +27,25 @@ from tomoscale.errors import PlanError
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://192.0.2.7:8786", "192.0.2.7:8786", "ws://192.0.2.7:8786", "ucx://192.0.2.7:8786", "tcp://[2001:db8::1]:8786"]
+    "address",
+    [
+        "tcp://192.0.2.7:8786",
+        "192.0.2.7:8786",
+        "ws://192.0.2.7:8786",
+        "ucx://192.0.2.7:8786",
+        "tcp://[2001:db8::1]:8786",
+    ],
 )
 def test_an_address_on_another_machine_without_encryption_is_refused(address):
-    with pytest.raises(PlanError, match="not encrypted.*--insecure"), connect(address):
+    with pytest.raises(PlanError, match=r"not encrypted.*--insecure"), connect(address):
         pass
 
 
-def test_what_is_insecure_is_tried_when_asked_for():
-    with pytest.raises(PlanError, match="no scheduler answers"), connect("tcp://127.0.0.1:1", insecure=True):
+def test_what_is_insecure_is_tried_when_asked_for(monkeypatch):
+    from tomoscale.cluster import connection
+
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1)
+    with pytest.raises(PlanError, match="no scheduler answers"), connect("tcp://192.0.2.2:1", insecure=True):
         pass
 
 
@@ -45,13 +54,15 @@ def test_processes_of_this_machine_listen_on_loopback_and_want_a_certificate():
 
     with local(1, memory_bytes=2**30) as client:
         pids = [os.getpid(), *client.run(os.getpid).values()]
-        listening = {c.laddr for pid in pids for c in psutil.Process(pid).net_connections("inet") if c.status == "LISTEN"}
+        listening = {
+            c.laddr for pid in pids for c in psutil.Process(pid).net_connections("inet") if c.status == "LISTEN"
+        }
         assert {address for address, _ in listening} == {"127.0.0.1"}
         address = client.scheduler.address
         assert address.startswith("tls://")
         others = ((address.replace("tls:", "tcp:"), None), (address, Security.temporary()))
         for other, security in others:
-            with pytest.raises(OSError, match="Timed out|reset|closed"):
+            with pytest.raises(OSError, match=r"Timed out|reset|closed|does not match"):
                 Client(other, timeout="1s", security=security)
 
 
@@ -61,7 +72,11 @@ def test_a_scheduler_with_keys_in_a_folder_is_reached_with_them_alone(tmp_path):
     with (
         temporary_credentials(tmp_path / "private") as keys,
         LocalCluster(
-            n_workers=0, host="127.0.0.1", dashboard_address=LOOPBACK_ANY_PORT, security=security_of(keys), protocol="tls"
+            n_workers=0,
+            host="127.0.0.1",
+            dashboard_address=LOOPBACK_ANY_PORT,
+            security=security_of(keys),
+            protocol="tls",
         ) as cluster,
     ):
         with connect(cluster.scheduler_address, credentials=keys) as client:
@@ -69,7 +84,7 @@ def test_a_scheduler_with_keys_in_a_folder_is_reached_with_them_alone(tmp_path):
         with temporary_credentials(tmp_path / "other") as other:
             for folder in (other, None):
                 with (
-                    pytest.raises(PlanError, match="with these keys|tls"),
+                    pytest.raises(PlanError, match=r"with these keys|tls"),
                     connect(cluster.scheduler_address, credentials=folder),
                 ):
                     pass
@@ -92,14 +107,14 @@ def test_keys_are_their_owners_alone_and_are_removed(tmp_path):
 def test_keys_that_others_may_read_or_replace_are_refused(tmp_path):
     with temporary_credentials(tmp_path / "private") as folder:
         (folder / KEY).chmod(0o640)
-        with pytest.raises(PlanError, match="others may read .*chmod 600"):
+        with pytest.raises(PlanError, match=r"others may read .*chmod 600"):
             security_of(folder)
         (folder / CERTIFICATE).unlink()
-        with pytest.raises(PlanError, match="has no cert.pem"):
+        with pytest.raises(PlanError, match=r"has no cert.pem"):
             security_of(folder)
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(PlanError, match="others may write into .*chmod go-w"):
+    with pytest.raises(PlanError, match=r"others may write into .*chmod go-w"):
         private_parent(tmp_path / "open")
     with pytest.raises(PlanError, match="no spaces or signs"):
         private_parent(tmp_path / "a folder")
@@ -123,13 +138,11 @@ def test_keys_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path):
 
 
 def test_the_scheduler_of_a_batch_script_is_taken_without_being_named(monkeypatch):
-    with local(1, memory_bytes=2**30) as client:
-        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
-        with pytest.raises(PlanError, match="no scheduler answers at 'tcp://127.0.0.1:1'"), connect():
-            pass
-        with connect("threads") as none:
-            assert none is None
-        assert client is not None
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://192.0.2.7:8786")
+    with pytest.raises(PlanError, match=r"192\.0\.2\.7"), connect():
+        pass
+    with connect("threads") as client:
+        assert client is None
 
 
 def test_ctrl_c_stays_ours_when_the_library_for_slurm_is_loaded():
@@ -139,9 +152,3 @@ def test_ctrl_c_stays_ours_when_the_library_for_slurm_is_loaded():
     )
     with warnings.catch_warnings():
         subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
-
-
-def test_the_folder_of_keys_is_home_unless_told():
-    from tomoscale.cluster.credentials import HOME
-
-    assert Path("~/.tomoscale") == HOME

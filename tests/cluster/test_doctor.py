@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster import virtual_slurm
 from tomoscale.cli import main
-from tomoscale.cluster import doctor, facts
+from tomoscale.cluster import connection, doctor, looking
 from tomoscale.cluster.checks import CHECKS, check_all
 from tomoscale.cluster.facts import Facts, Folder, Machine, Slurm
 from tomoscale.cluster.profile import make_profile, shipped_profile
@@ -146,7 +146,8 @@ def test_a_folder_that_is_not_there_is_found_and_ends_with_its_exit_code(tmp_pat
     assert "fault 1 (writing)" in capsys.readouterr().out
 
 
-def test_a_scheduler_that_is_not_there_is_found(capsys):
+def test_a_scheduler_that_is_not_there_is_found(capsys, monkeypatch):
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1)
     code, found = told(capsys, "--workers", "tcp://127.0.0.1:1")
     assert code == 4
     assert found["findings"][0]["check"] == "connection"
@@ -162,32 +163,32 @@ def test_workers_of_this_machine_are_asked_and_nothing_is_left_behind(tmp_path, 
 
 
 def test_what_is_learnt_of_a_machine_and_a_folder_is_true(tmp_path, monkeypatch):
-    assert facts.look_at_folder(tmp_path).failure == ""
-    assert facts.look_at_folder(tmp_path).free_bytes == pytest.approx(os.statvfs(tmp_path).f_bavail * 4096, rel=0.2)
-    assert facts.file_system_of(Path("/proc/self")) == "proc"
-    assert facts.port_failure("127.0.0.1") == ""
-    assert "192.0.2" in facts.port_failure("192.0.2.254")
-    assert facts.version_of("no-such-package") == ""
-    assert facts.partitions_of("debug infinite\nlong 7-00:00:00\n") == {"debug": math.inf, "long": 604800.0}
-    assert facts.quota_of("Disk quotas\n 1000 2000 4000 5 0 0\n") == 3000 * 1024
-    assert facts.quota_of("Disk quotas for user me: none\n") is None
+    assert looking.look_at_folder(tmp_path).failure == ""
+    assert looking.look_at_folder(tmp_path).free_bytes == pytest.approx(os.statvfs(tmp_path).f_bavail * 4096, rel=0.2)
+    assert looking.file_system_of(Path("/proc/self")) == "proc"
+    assert looking.port_failure("127.0.0.1") == ""
+    assert "192.0.2" in looking.port_failure("192.0.2.254")
+    assert looking.version_of("no-such-package") == ""
+    assert looking.partitions_of("debug infinite\nlong 7-00:00:00\n") == {"debug": math.inf, "long": 604800.0}
+    assert looking.quota_of("Disk quotas\n 1000 2000 4000 5 0 0\n") == 3000 * 1024
+    assert looking.quota_of("Disk quotas for user me: none\n") is None
     real = os.replace
 
     def refuses(source: Path, target: Path) -> None:
         raise PermissionError(13, "Permission denied", str(source)) if str(source).startswith(str(tmp_path)) else real
 
     monkeypatch.setattr(os, "replace", refuses)
-    assert facts.write_failure(tmp_path) == "renaming a file: Permission denied"
+    assert looking.write_failure(tmp_path) == "renaming a file: Permission denied"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_whose_clock_differs_is_noticed(tmp_path, monkeypatch):
-    assert abs(facts.clock_offset_s(tmp_path)) < 1
-    now = facts.time.time
-    monkeypatch.setattr(facts.time, "time", lambda: now() + 300)
-    assert facts.clock_offset_s(tmp_path) == pytest.approx(300, abs=5)
-    monkeypatch.setattr(facts.time, "time", lambda: now() - 300)
-    assert facts.clock_offset_s(tmp_path) == pytest.approx(-300, abs=5)
+    assert abs(looking.clock_offset_s(tmp_path)) < 1
+    now = looking.time.time
+    monkeypatch.setattr(looking.time, "time", lambda: now() + 300)
+    assert looking.clock_offset_s(tmp_path) == pytest.approx(300, abs=5)
+    monkeypatch.setattr(looking.time, "time", lambda: now() - 300)
+    assert looking.clock_offset_s(tmp_path) == pytest.approx(-300, abs=5)
 
 
 def test_the_job_script_is_judged_as_slurm_gets_it():

@@ -77,7 +77,7 @@ def test_init_writes_what_dask_reads_and_never_over_what_is_there(tmp_path, caps
     assert "FILL IN" in target.read_text()
     with dask.config.set(yaml.safe_load(target.read_text())):
         assert load_profile("generic").options["cores"] == 16
-        with pytest.raises(PlanError, match="which jobs.*generic, generic-gpu"):
+        with pytest.raises(PlanError, match=r"which jobs.*generic, generic-gpu"):
             load_profile()
     target.write_text("mine\n")
     assert main(["cluster", "init", "--site", "generic", "--target", str(target)]) == 4
@@ -114,7 +114,7 @@ def test_a_profile_that_is_not_there_is_refused_with_those_that_are():
         assert load_profile().name == "one"
         with pytest.raises(PlanError, match=r"no profile 'two'.*profiles: one.*cluster init"):
             load_profile("two")
-    with pytest.raises(PlanError, match="which jobs.*none"):
+    with pytest.raises(PlanError, match=r"which jobs.*none"):
         load_profile()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tomoscale.cli import values
@@ -18,7 +17,9 @@ def _init(**how: Any) -> Any:
 
 def _init_in_words(found: dict[str, Any]) -> dict[str, str]:
     names = " or ".join(f"--workers slurm:{name}" for name in found["profiles"])
-    return {found["written"]: f"fill in the lines marked there, look with `tomoscale cluster doctor`, then run with {names}"}
+    return {
+        found["written"]: f"fill in the lines marked there, look with `tomoscale cluster doctor`, then run with {names}"
+    }
 
 
 def _doctor(workers: str | None, jobs: int, **how: Any) -> Any:
@@ -85,7 +86,9 @@ COMMANDS = (
         _script,
         (
             option("--site", required=True, metavar="PROFILE", help="a Slurm profile, or a site that init knows"),
-            option("--nodes", type=values.positive, default=1, metavar="N", help="machines of the allocation (default 1)"),
+            option(
+                "--nodes", type=values.positive, default=1, metavar="N", help="machines of the allocation (default 1)"
+            ),
             flag("--gpus", "take the profile with GPUs (PROFILE-gpu)"),
             option("line", nargs="+", metavar="COMMAND", help="what to run, behind --"),
         ),

@@ -111,7 +111,9 @@ RUNNING = tuple(
             "script it runs in, else GPUs if there are any, else threads)",
         ),
         option("--processes", type=values.positive, metavar="N", help="worker processes, for --workers processes"),
-        option("--jobs", type=values.positive, default=1, metavar="N", help="jobs to keep, for --workers slurm (default 1)"),
+        option(
+            "--jobs", type=values.positive, default=1, metavar="N", help="jobs to keep, for --workers slurm (default 1)"
+        ),
         option(
             "--credentials",
             type=values.input_path,

@@ -186,7 +186,9 @@ def workers(text: str) -> str:
         return text
     if text.startswith("slurm:") or ":" not in text:
         raise _wrong(
-            text, f"one of {', '.join(WORKERS)}, slurm:PROFILE or a scheduler's address", "slurm:maxwell or tls://node7:8786"
+            text,
+            f"one of {', '.join(WORKERS)}, slurm:PROFILE or a scheduler's address",
+            "slurm:maxwell or tls://node7:8786",
         )
     return text
 

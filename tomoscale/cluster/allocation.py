@@ -42,7 +42,9 @@ class Stop(Exception):
 def main(arguments: Sequence[str]) -> int:
     """Run one task of the allocation; return the exit code of the command, or 0 for a worker."""
     parser = argparse.ArgumentParser(prog="python -m tomoscale.cluster.allocation", description=__doc__)
-    parser.add_argument("--shared", type=Path, required=True, help="folder that all nodes see and nobody else may write")
+    parser.add_argument(
+        "--shared", type=Path, required=True, help="folder that all nodes see and nobody else may write"
+    )
     parser.add_argument("--interface", help="network of the nodes")
     parser.add_argument("--worker", required=True, help="how to start a worker, as a JSON list")
     parser.add_argument("command", nargs="+")
@@ -104,7 +106,14 @@ def follow(folder: Path, worker: Sequence[str], interface: str | None) -> int:
 
 def keys_of(folder: Path) -> list[str]:
     """Options by which Dask's programs take keys."""
-    return ["--tls-ca-file", str(folder / AUTHORITY), "--tls-cert", str(folder / CERTIFICATE), "--tls-key", str(folder / KEY)]
+    return [
+        "--tls-ca-file",
+        str(folder / AUTHORITY),
+        "--tls-cert",
+        str(folder / CERTIFICATE),
+        "--tls-key",
+        str(folder / KEY),
+    ]
 
 
 def client_environment(folder: Path, address: str) -> dict[str, str]:
@@ -129,7 +138,9 @@ def wait_for_address(folder: Path, scheduler: subprocess.Popen[bytes] | None = N
     deadline, was_there = time.monotonic() + START_SECONDS, False
     while time.monotonic() < deadline:
         if scheduler is not None and scheduler.poll() is not None:
-            raise RuntimeError(f"the scheduler ended with code {scheduler.returncode} before it was up; its reason is above")
+            raise RuntimeError(
+                f"the scheduler ended with code {scheduler.returncode} before it was up; its reason is above"
+            )
         with suppress(OSError, ValueError, KeyError):
             return str(json.loads((folder / ADDRESS).read_text())["address"])
         if was_there and not folder.exists():
@@ -161,7 +172,9 @@ def _address_of(interface: str) -> str:
     try:
         return str(get_ip_interface(interface))
     except ValueError as error:
-        raise RuntimeError(f"the profile names the interface {interface!r}, which {os.uname().nodename} lacks") from error
+        raise RuntimeError(
+            f"the profile names the interface {interface!r}, which {os.uname().nodename} lacks"
+        ) from error
 
 
 def _wait_for(driver: subprocess.Popen[bytes]) -> int:

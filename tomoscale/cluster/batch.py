@@ -64,11 +64,18 @@ def batch_script(site: str, command: Sequence[str], *, nodes: int = 1, gpus: boo
         If there is no such profile, or no command.
     """
     if not command:
-        raise PlanError("give the command that the script runs behind --, such as -- tomoscale segment normal.zarr labels.zarr")
+        raise PlanError(
+            "give the command that the script runs behind --, such as -- tomoscale segment normal.zarr labels.zarr"
+        )
     if any(word == "--workers" or word.startswith("--workers=") for word in command):
         raise PlanError("the command finds the workers of its allocation by itself: leave out --workers")
     profile = _profile(f"{site}-gpu" if gpus and not site.endswith("-gpu") else site)
-    options = ["--shared", str(shared_folder(profile).expanduser().absolute()), "--worker", json.dumps(_worker(profile))]
+    options = [
+        "--shared",
+        str(shared_folder(profile).expanduser().absolute()),
+        "--worker",
+        json.dumps(_worker(profile)),
+    ]
     if profile.options["interface"]:
         options += ["--interface", str(profile.options["interface"])]
     python = profile.options["python"] or sys.executable
@@ -110,7 +117,15 @@ def _worker(profile: Profile) -> list[str]:
     """Command that starts the workers of a node, but for the scheduler's address and keys."""
     python = profile.options["python"] or sys.executable
     limit = f"{_memory_bytes(profile) // profile.processes}B"
-    command = [python, "-m", profile.options["worker-command"], "--memory-limit", limit, "--dashboard-address", LOOPBACK_ANY_PORT]
+    command = [
+        python,
+        "-m",
+        profile.options["worker-command"],
+        "--memory-limit",
+        limit,
+        "--dashboard-address",
+        LOOPBACK_ANY_PORT,
+    ]
     if profile.on_gpus:
         return [*command, "--nthreads", str(GPU_THREADS)]
     threads = profile.threads + IO_THREADS

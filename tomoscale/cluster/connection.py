@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ENVIRONMENT = "DASK_SCHEDULER_ADDRESS"
 """Variable by which a batch script tells its command where the scheduler is."""
 
+CONNECT_SECONDS = 5.0
+
 
 @contextmanager
 def connect(
@@ -98,12 +100,13 @@ def scheduler(address: str, *, credentials: str | Path | None = None, insecure: 
 
     security = security_of(Path(credentials).expanduser()) if credentials is not None else None
     try:
-        client = Client(address, timeout="5s", **({} if security is None else {"security": security}))
+        client = Client(address, timeout=CONNECT_SECONDS, **({} if security is None else {"security": security}))
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         keys = " with these keys" if encrypted else ""
         raise PlanError(
             f"no scheduler answers at {address!r}{keys} ({_cause(error)}): give threads, processes, gpus, slurm, or the address of a running "
-            "scheduler, such as tcp://127.0.0.1:8786" + (", and its keys by --credentials FOLDER" if encrypted and not credentials else "")
+            "scheduler, such as tcp://127.0.0.1:8786"
+            + (", and its keys by --credentials FOLDER" if encrypted and not credentials else "")
         ) from error
     with client:
         yield client

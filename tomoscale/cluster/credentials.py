@@ -58,11 +58,11 @@ def security_of(folder: Path) -> Security:
             f"({AUTHORITY}, {CERTIFICATE}, {KEY})"
         )
     if stat.S_IMODE((folder / KEY).stat().st_mode) & 0o077:
-        raise PlanError(f"others may read {folder / KEY}, and whoever has it runs code as you: chmod 600 {folder / KEY}")
+        raise PlanError(
+            f"others may read {folder / KEY}, and whoever has it runs code as you: chmod 600 {folder / KEY}"
+        )
     files = {"cert": str(folder / CERTIFICATE), "key": str(folder / KEY)}
-    roles = {
-        f"tls_{role}_{kind}": path for role in ("client", "worker", "scheduler") for kind, path in files.items()
-    }
+    roles = {f"tls_{role}_{kind}": path for role in ("client", "worker", "scheduler") for kind, path in files.items()}
     return Security(tls_ca_file=str(folder / AUTHORITY), require_encryption=True, **roles)
 
 
@@ -89,14 +89,20 @@ def private_parent(parent: Path) -> Path:
     """Make the folder that holds folders of keys, and refuse one where others may put things in our place."""
     parent = parent.expanduser().absolute()
     if shlex.quote(str(parent)) != str(parent):
-        raise PlanError(f"{str(parent)!r} stands in job scripts, so its name may have no spaces or signs: give another folder")
+        raise PlanError(
+            f"{str(parent)!r} stands in job scripts, so its name may have no spaces or signs: give another folder"
+        )
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = parent.stat()
     except OSError as error:
-        raise PlanError(f"{parent} cannot hold the keys of a cluster ({error.strerror}): give another folder") from error
+        raise PlanError(
+            f"{parent} cannot hold the keys of a cluster ({error.strerror}): give another folder"
+        ) from error
     if status.st_uid != os.getuid():
-        raise PlanError(f"{parent} belongs to another user, who could read the keys of a cluster in it: give another folder")
+        raise PlanError(
+            f"{parent} belongs to another user, who could read the keys of a cluster in it: give another folder"
+        )
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise PlanError(f"others may write into {parent}, which holds the keys of clusters: chmod go-w {parent}")
     return parent

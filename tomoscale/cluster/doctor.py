@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 
-from tomoscale.cluster import facts as look
-from tomoscale.cluster.checks import CHECKS, Finding, check_all
+from tomoscale.cluster import looking as look
+from tomoscale.cluster.checks import CHECKS, check_all
 from tomoscale.cluster.connection import connect
 from tomoscale.cluster.credentials import HOME
-from tomoscale.cluster.facts import Facts, Machine
+from tomoscale.cluster.facts import Facts, Finding, Machine
 from tomoscale.cluster.jobqueue import load_jobqueue
 from tomoscale.cluster.profile import Profile, load_profile
 from tomoscale.cluster.settings import LOOPBACK
@@ -76,9 +76,7 @@ def gather(workers: str, site: str | None, folder: Path | None, how: dict[str, A
     if site is not None or of_slurm:
         profile = load_profile(site or workers.partition(":")[2] or None)
     keys = (HOME if profile is None else shared_folder(profile)).expanduser()
-    header, script = (), None
-    if profile is not None:
-        header, script = job_texts(profile)
+    header, script = ((), None) if profile is None else job_texts(profile)
     facts = Facts(
         here=look.look_at_machine("this machine", None if folder is None else str(folder)),
         asked=workers,
@@ -107,7 +105,10 @@ def look_at_workers(workers: str, folder: Path | None, how: dict[str, Any]) -> t
     with token_in(folder) as token, connect(workers, **how) as client:
         if client is None:
             return ()
-        limits = {address: worker["memory_limit"] for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
+        limits = {
+            address: worker["memory_limit"]
+            for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
+        }
         place = None if folder is None else str(folder.resolve())
         told = client.run(look.look_at_machine, "", place, token, on_error="return")
     return tuple(
@@ -144,7 +145,9 @@ def job_texts(profile: Profile) -> tuple[tuple[str, ...], str]:
     module = load_jobqueue()
 
     def job(skip: Sequence[str]) -> Any:
-        section = {f"jobqueue.{profile.section}": {**profile.options, "job-directives-skip": list(skip), "log-directory": None}}
+        section = {
+            f"jobqueue.{profile.section}": {**profile.options, "job-directives-skip": list(skip), "log-directory": None}
+        }
         with dask.config.set(section):
             return module.slurm.SLURMJob("tls://scheduler", name="worker", config_name=profile.section)
 
@@ -157,7 +160,10 @@ def in_words(found: dict[str, Any]) -> dict[str, str]:
     findings = [Finding(**one) for one in found["findings"]]
     lines = {f"{f.level} {n} ({f.check})": f"{f.what}; in {f.where}; {f.mend}" for n, f in enumerate(findings, 1)}
     asked = f", {len(found['workers'])} workers" if found["workers"] else ""
-    return {**lines, "checked": f"{found['checks']} things{asked}: {'sound' if found['sound'] else 'not fit for a run'}"}
+    return {
+        **lines,
+        "checked": f"{found['checks']} things{asked}: {'sound' if found['sound'] else 'not fit for a run'}",
+    }
 
 
 def _told(machine: Machine) -> dict[str, Any]:

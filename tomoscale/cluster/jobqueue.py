@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+import sys
 import threading
 from types import ModuleType
 
@@ -17,16 +19,14 @@ def load_jobqueue() -> ModuleType:
     PlanError
         If it is not installed, or this is not the main thread, where it cannot be imported.
     """
-    import sys
-
     if "dask_jobqueue" not in sys.modules and threading.current_thread() is not threading.main_thread():
         raise PlanError("Slurm jobs are first asked for in a thread: import dask_jobqueue in the main thread before")
     before = signal.getsignal(signal.SIGINT)
     try:
-        import dask_jobqueue
+        module = importlib.import_module("dask_jobqueue")
     except ImportError as error:
         raise PlanError('dask-jobqueue is not installed: pip install "tomoscale[slurm]"') from error
     finally:
         if before is not None and signal.getsignal(signal.SIGINT) is not before:
             signal.signal(signal.SIGINT, before)
-    return dask_jobqueue
+    return module

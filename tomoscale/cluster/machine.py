@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tomoscale.arrays import cuda_available
-from tomoscale.cluster.settings import GPU_THREADS, IO_THREADS, LOOPBACK, LOOPBACK_ANY_PORT, SETTINGS, thread_environment
+from tomoscale.cluster.settings import (
+    GPU_THREADS,
+    IO_THREADS,
+    LOOPBACK,
+    LOOPBACK_ANY_PORT,
+    SETTINGS,
+    thread_environment,
+)
 from tomoscale.errors import PlanError
 
 if TYPE_CHECKING:

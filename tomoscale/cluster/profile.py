@@ -67,9 +67,7 @@ class Profile:
     def lifetime_seconds(self) -> tuple[float, float] | None:
         """Time after which a worker leaves by itself, and by how much that varies; None if it never does."""
         prologue = "\n".join(map(str, self.options["job-script-prologue"]))
-        found = {
-            kind: re.search(rf"{LIFETIME}{kind}=[\"']?([^\"'\n]+)", prologue) for kind in ("DURATION", "STAGGER")
-        }
+        found = {kind: re.search(rf"{LIFETIME}{kind}=[\"']?([^\"'\n]+)", prologue) for kind in ("DURATION", "STAGGER")}
         if not found["DURATION"]:
             return None
         seconds = [duration_seconds(match[1]) if match else 0.0 for match in found.values()]
@@ -87,7 +85,9 @@ def load_profile(name: str | None = None) -> Profile:
     import dask
 
     sections: dict[str, Any] = dask.config.get("jobqueue", {})
-    known = {section.removeprefix(PREFIX): content for section, content in sections.items() if section.startswith(PREFIX)}
+    known = {
+        section.removeprefix(PREFIX): content for section, content in sections.items() if section.startswith(PREFIX)
+    }
     names = ", ".join(known) or "none"
     if name is None and len(known) != 1:
         raise PlanError(
@@ -107,7 +107,9 @@ def make_profile(name: str, content: Any) -> Profile:
     """Check what a profile says, and fill in the defaults of dask-jobqueue."""
     place = f"jobqueue.{PREFIX}{name}"
     if not isinstance(content, Mapping):
-        raise PlanError(f"{place} in the Dask configuration holds no options: write it anew by `tomoscale cluster init`")
+        raise PlanError(
+            f"{place} in the Dask configuration holds no options: write it anew by `tomoscale cluster init`"
+        )
     given = {str(key).replace("_", "-"): value for key, value in content.items()}
     defaults = _defaults()
     unknown = sorted(set(given) - set(defaults))
@@ -116,14 +118,10 @@ def make_profile(name: str, content: Any) -> Profile:
     profile = Profile(name, {**defaults, **given})
     for option in ("cores", "memory"):
         if not given.get(option):
-            raise PlanError(f"{place} does not say {option}: give what one job has, such as `{option}: {_EXAMPLES[option]}`")
-    for option in ("cores", "processes"):
-        value = profile.options[option]
-        if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1) and value is not None:
-            raise PlanError(f"{place}.{option} is {value!r}, but it is a whole number of at least 1")
-    for option in ("job-script-prologue", "job-directives-skip", "job-extra-directives", "worker-extra-args"):
-        if not isinstance(profile.options[option], list):
-            raise PlanError(f"{place}.{option} is {profile.options[option]!r}, but it is a list")
+            raise PlanError(
+                f"{place} does not say {option}: give what one job has, such as `{option}: {_EXAMPLES[option]}`"
+            )
+    _refuse_wrong_types(profile, place)
     return profile
 
 
@@ -137,14 +135,14 @@ def slurm_seconds(text: str) -> float:
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if not match:
-        raise PlanError(f"{text!r} is no time that Slurm knows: write hours:minutes:seconds or days-hours:minutes:seconds")
+        raise PlanError(
+            f"{text!r} is no time that Slurm knows: write hours:minutes:seconds or days-hours:minutes:seconds"
+        )
     days, *rest = (None if part is None else int(part) for part in match.groups())
     parts = [part for part in rest if part is not None]
-    if days is None:
-        weights = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}[len(parts)]
-    else:
-        weights = (3600, 60, 1)[: len(parts)]
-    return float(sum(part * weight for part, weight in zip(parts, weights, strict=True)) + 86400 * (days or 0))
+    # After days come hours; without days, one or two numbers begin with minutes.
+    weights = (60, 1) if days is None and len(parts) < 3 else (3600, 60, 1)
+    return float(sum(part * weight for part, weight in zip(parts, weights, strict=False)) + 86400 * (days or 0))
 
 
 def duration_seconds(text: str) -> float:
@@ -204,6 +202,16 @@ def write_site(site: str, target: Path | None = None, *, overwrite: bool = False
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
     return target
+
+
+def _refuse_wrong_types(profile: Profile, place: str) -> None:
+    for option in ("cores", "processes"):
+        value = profile.options[option]
+        if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1) and value is not None:
+            raise PlanError(f"{place}.{option} is {value!r}, but it is a whole number of at least 1")
+    for option in ("job-script-prologue", "job-directives-skip", "job-extra-directives", "worker-extra-args"):
+        if not isinstance(profile.options[option], list):
+            raise PlanError(f"{place}.{option} is {profile.options[option]!r}, but it is a list")
 
 
 def _defaults() -> dict[str, Any]:

@@ -92,7 +92,9 @@ def jobs(profile: str | None = None, n_jobs: int = 1) -> Iterator[Client]:
                     with suppress(TimeoutError, RuntimeError):
                         cluster.close(timeout=20)
                 # By name: a job whose submission was interrupted has no number here.
-                subprocess.run(["scancel", f"--name={name}", f"--user={getpass.getuser()}"], check=False, capture_output=True)
+                subprocess.run(
+                    ["scancel", f"--name={name}", f"--user={getpass.getuser()}"], check=False, capture_output=True
+                )
 
 
 class Keeper:
@@ -166,7 +168,7 @@ def queued(name: str) -> dict[str, str] | None:
     if done.returncode != 0:
         return None
     lines = (line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
-    return {number: state for number, state in lines}
+    return {line[0]: line[-1] for line in lines}
 
 
 @contextmanager
@@ -235,7 +237,9 @@ def _wait_for_first(client: Client, keeper: Keeper) -> None:
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
             states = ", ".join(f"job {number} {state}" for number, state in keeper.states.items())
-            print(f"tomoscale: waiting for Slurm: {keeper.trouble or states or 'no job yet'}", file=sys.stderr, flush=True)
+            print(
+                f"tomoscale: waiting for Slurm: {keeper.trouble or states or 'no job yet'}", file=sys.stderr, flush=True
+            )
         time.sleep(0.1)
 
 
@@ -244,7 +248,11 @@ def _last_lines(keeper: Keeper) -> str:
     folder = Path(keeper.cluster._dummy_job.log_directory)
     files = sorted(folder.glob(f"{keeper.name}-*.err"), key=lambda file: file.stat().st_mtime)
     lines = files[-1].read_text(errors="replace").strip().splitlines()[-4:] if files else []
-    return "".join(f"\n{line[:200]}" for line in (f"; {files[-1]} ends with", *lines)) if lines else f"; they write into {folder}"
+    return (
+        "".join(f"\n{line[:200]}" for line in (f"; {files[-1]} ends with", *lines))
+        if lines
+        else f"; they write into {folder}"
+    )
 
 
 def _words_of(text: str) -> str:
