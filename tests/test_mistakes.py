@@ -87,7 +87,13 @@ VALUES = (
     mistake("processes in words", "convert {slices} {out} --processes all", 2, "'all'", "whole number"),
     mistake("unknown workers", "convert {slices} {out} --workers many", 2, "'many'", "threads, processes, gpus"),
     mistake("a profile of no name", "convert {slices} {out} --workers slurm:", 2, "'slurm:'", "slurm:PROFILE"),
-    mistake("a profile that is not there", "convert {slices} {out} --workers slurm:atlantis " + SIZE, 4, "atlantis|sbatch"),
+    mistake(
+        "a profile that is not there",
+        "convert {slices} {out} --workers slurm:atlantis " + SIZE,
+        4,
+        "'atlantis'",
+        "cluster init",
+    ),
     mistake("no jobs", "convert {slices} {out} --workers slurm --jobs 0", 2, "'0'", "at least 1"),
     mistake(
         "a scheduler elsewhere without encryption",
@@ -104,7 +110,7 @@ VALUES = (
         "ca.pem, cert.pem, key.pem",
     ),
     mistake("a site nobody knows", "cluster init --site atlantis", 2, "'atlantis'", "maxwell"),
-    mistake("a script that runs nothing", "cluster script --site generic", 2, "line", "required"),
+    mistake("a script that runs nothing", "cluster script --site generic", 2, "COMMAND", "required"),
     mistake("an unknown kind", "convert {slices} {out} --kind gray", 2, "'gray'", "did you mean grey?"),
     mistake("a way with NaN we do not know", "convert {slices} {out} --not-finite skip", 2, "'skip'", "refuse, zero"),
     mistake("percentiles in the wrong order", "normalise {scan} {out} --percentiles 99 1", 2, "99", "increasing"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dask
@@ -59,7 +60,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return study(tmp_path_factory.mktemp("expected") / "local", Work(resources=SMALL, block_shape=BLOCK))
 
 
-def when_blocks_are_done(folder: Path, count: int, what: object) -> threading.Thread:
+def when_blocks_are_done(folder: Path, count: int, what: Callable[[], object]) -> threading.Thread:
     """Call `what` once a run has recorded some blocks."""
 
     def watch() -> None:
@@ -73,11 +74,19 @@ def when_blocks_are_done(folder: Path, count: int, what: object) -> threading.Th
     return thread
 
 
-def wait_for_no_jobs() -> None:
+def asked(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while jobs_left():
-        assert time.monotonic() < deadline, jobs_left()
+    while not reached():
+        assert time.monotonic() < deadline, asked("squeue")
         time.sleep(0.1)
+
+
+def wait_for_no_jobs() -> None:
+    wait_until(lambda: not jobs_left())
 
 
 def scontrol(*arguments: str) -> None:
@@ -175,12 +184,16 @@ def test_a_batch_script_runs_scheduler_command_and_workers_in_one_allocation(tmp
     )
     script = tmp_path / "job.sh"
     script.write_text(batch_script("virtual", [sys.executable, str(driver), str(tmp_path / "slurm")], nodes=2))
-    submit = ["sbatch", "--parsable", str(script)]
-    number = subprocess.run(submit, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
-    when_blocks_are_done(tmp_path / "slurm", 1, lambda: subprocess.run(["scancel", number], check=True)).join(60)
-    wait_for_no_jobs()
+    number = asked("sbatch", "--parsable", f"--chdir={ROOT}", str(script))
+    # What Slurm sends before the time is over: the command stops, and the job queues again, in two minutes.
+    when_blocks_are_done(
+        tmp_path / "slurm", 1, lambda: subprocess.run(["scancel", "--signal=TERM", number], check=True)
+    )
+    wait_until(lambda: asked("squeue", "--noheader", "--format=%r") == "BeginTime")
+    wait_until(lambda: asked("sinfo", "--noheader", "--format=%t") == "idle")  # its first start has left the nodes
     assert 0 < Ledger.load(tmp_path / "slurm" / "smooth.zarr" / "0" / ".tomoscale").done.sum() < 12
-    subprocess.run(submit, cwd=ROOT, check=True, capture_output=True)
+    assert list((tmp_path / "private").iterdir()) == []
+    scontrol("update", f"jobid={number}", "starttime=now")
     wait_for_no_jobs()
     assert Ledger.load(tmp_path / "slurm" / "counts").done.all(), [p.read_text() for p in (tmp_path / "logs").iterdir()]
     with working("threads", block_shape=BLOCK) as work:

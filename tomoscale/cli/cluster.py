@@ -72,7 +72,12 @@ COMMANDS = (
                 metavar="WHERE",
                 help="start or reach these workers and ask each, as other commands do (default: none)",
             ),
-            option("--site", metavar="PROFILE", help="look at this Slurm profile without submitting a job"),
+            option(
+                "--site",
+                type=values.word,
+                metavar="PROFILE",
+                help="look at this Slurm profile without submitting a job",
+            ),
             option("--folder", type=values.output_path, metavar="PATH", help="where results are to be"),
             *WHERE,
         ),
@@ -85,12 +90,18 @@ COMMANDS = (
         "tomoscale cluster script --site generic --nodes 2 -- tomoscale clean labels.zarr clean.zarr",
         _script,
         (
-            option("--site", required=True, metavar="PROFILE", help="a Slurm profile, or a site that init knows"),
+            option(
+                "--site",
+                type=values.word,
+                required=True,
+                metavar="PROFILE",
+                help="a Slurm profile, or a site that init knows",
+            ),
             option(
                 "--nodes", type=values.positive, default=1, metavar="N", help="machines of the allocation (default 1)"
             ),
             flag("--gpus", "take the profile with GPUs (PROFILE-gpu)"),
-            option("line", nargs="+", metavar="COMMAND", help="what to run, behind --"),
+            option("line", type=values.word, nargs="+", metavar="COMMAND", help="what to run, behind --"),
         ),
         show=lambda found: found["script"],
     ),

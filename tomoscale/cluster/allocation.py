@@ -182,8 +182,8 @@ def _wait_for(driver: subprocess.Popen[bytes]) -> int:
         return driver.wait()
     except Stop:
         driver.terminate()
-        code = driver.wait()
-        return INTERRUPTED if code < 0 else code
+        # Slurm signals the scheduler as well: what the driver then says of it is no fault of the run.
+        return 0 if driver.wait() == 0 else INTERRUPTED
 
 
 def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:

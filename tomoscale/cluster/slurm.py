@@ -67,10 +67,10 @@ def jobs(profile: str | None = None, n_jobs: int = 1) -> Iterator[Client]:
     """
     if n_jobs < 1:
         raise PlanError(f"at least one job is needed, got {n_jobs}")
+    chosen = load_profile(profile)
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
         raise PlanError(f"{', '.join(missing)} not found: run this on a machine that submits Slurm jobs")
-    chosen = load_profile(profile)
     name = f"{chosen.options['name']}-{secrets.token_hex(4)}"
     import dask
     from distributed import Client
