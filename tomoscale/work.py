@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscale.block_summary import block_summary
-from tomoscale.cluster import connect, resources_of
+from tomoscale.cluster import connect, expected_resources, resources_of
 from tomoscale.engine import run
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.geometry import Shape
@@ -181,8 +181,12 @@ def working(
     PlanError
         If these workers cannot be had.
     """
-    with connect(workers, processes, n_jobs=n_jobs, credentials=credentials, insecure=insecure) as client:
-        resources = this_machine() if client is None else resources_of(client)
+    resources = None
+    if how.get("plan_only") and workers.partition(":")[0] == "slurm":
+        resources = expected_resources(workers, n_jobs)  # a plan waits in no queue
+    where = "threads" if resources is not None else workers
+    with connect(where, processes, n_jobs=n_jobs, credentials=credentials, insecure=insecure) as client:
+        resources = resources or (this_machine() if client is None else resources_of(client))
         if memory_bytes is not None:
             resources = replace(resources, memory_bytes=memory_bytes)
         yield Work(client, resources, **how)

@@ -201,6 +201,13 @@ def test_a_batch_script_runs_scheduler_command_and_workers_in_one_allocation(tmp
     assert list((tmp_path / "private").iterdir()) == []
 
 
+def test_a_plan_for_jobs_is_that_of_the_run_and_submits_none(slurm):
+    with working("slurm:virtual", n_jobs=1, plan_only=True) as planned:
+        assert jobs_left() == []
+    with working("slurm:virtual", n_jobs=1) as work:
+        assert work.resources == planned.resources
+
+
 def test_a_job_that_slurm_does_not_take_is_told_in_its_words(slurm):
     slurm["queue"] = "nosuch"
     with (

@@ -10,4 +10,5 @@ from tomoscale.cluster.connection import connect as connect
 from tomoscale.cluster.connection import resources_of as resources_of
 from tomoscale.cluster.machine import gpus as gpus
 from tomoscale.cluster.machine import local as local
+from tomoscale.cluster.slurm import expected_resources as expected_resources
 from tomoscale.cluster.slurm import jobs as jobs

@@ -35,6 +35,7 @@ from tomoscale.cluster.settings import (
     thread_environment,
 )
 from tomoscale.errors import PlanError
+from tomoscale.resources import Resources
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -205,6 +206,17 @@ def job_options(profile: Profile, name: str, keys: Path) -> dict[str, Any]:
         "silence_logs": logging.CRITICAL,
         "processes": profile.processes,
     }
+
+
+def expected_resources(workers: str, n_jobs: int) -> Resources | None:
+    """What the jobs of "slurm:PROFILE" will have, told without submitting any; None for GPUs, whose memory only they know."""
+    from dask.utils import parse_bytes
+
+    profile = load_profile(workers.partition(":")[2] or None)
+    if profile.on_gpus:
+        return None
+    memory_bytes = int(0.8 * parse_bytes(profile.options["memory"]) / profile.processes)
+    return Resources(n_jobs * profile.processes, profile.threads, IO_THREADS, memory_bytes)
 
 
 def shared_folder(profile: Profile) -> Path:
