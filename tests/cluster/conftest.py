@@ -44,7 +44,7 @@ def slurm(slurm_conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "local-directory": str(tmp_path / "scratch"),
         "log-directory": str(tmp_path / "logs"),
         "shared-temp-directory": str(tmp_path / "private"),
-        "death-timeout": 5,
+        "death-timeout": 60,
     }
     with dask.config.set({"jobqueue.tomoscale-virtual": options}):
         yield options

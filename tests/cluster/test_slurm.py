@@ -94,7 +94,10 @@ def scontrol(*arguments: str) -> None:
 
 
 def test_two_nodes_give_the_bytes_of_this_process_with_everything_encrypted(tmp_path, slurm, expected):
+    with working("slurm:virtual", n_jobs=2, plan_only=True) as planned:
+        assert jobs_left() == []
     with working("slurm:virtual", n_jobs=2, block_shape=BLOCK) as work:
+        assert work.resources == planned.resources
         work.client.wait_for_workers(2)
         nodes = set(work.client.run(lambda: os.environ["SLURMD_NODENAME"]).values())
         assert nodes == {"n1", "n2"}
@@ -199,13 +202,6 @@ def test_a_batch_script_runs_scheduler_command_and_workers_in_one_allocation(tmp
     with working("threads", block_shape=BLOCK) as work:
         assert study(tmp_path / "slurm", work) == expected
     assert list((tmp_path / "private").iterdir()) == []
-
-
-def test_a_plan_for_jobs_is_that_of_the_run_and_submits_none(slurm):
-    with working("slurm:virtual", n_jobs=1, plan_only=True) as planned:
-        assert jobs_left() == []
-    with working("slurm:virtual", n_jobs=1) as work:
-        assert work.resources == planned.resources
 
 
 def test_a_job_that_slurm_does_not_take_is_told_in_its_words(slurm):
