@@ -18,7 +18,20 @@ from types import FrameType
 from typing import Any
 
 import tomoscale
-from tomoscale.cli import bundles, chain, cluster, floods, look, objects, results, running, shell, studies, training, volumes
+from tomoscale.cli import (
+    bundles,
+    chain,
+    cluster,
+    floods,
+    look,
+    objects,
+    results,
+    running,
+    shell,
+    studies,
+    training,
+    volumes,
+)
 from tomoscale.cli.command import Command, Parser, Program, UsageError, make_program
 from tomoscale.cli.failures import EXIT_CODES, failure_of, near
 from tomoscale.cli.values import lengths as lengths  # for scripts that take voxel sizes
@@ -75,9 +88,8 @@ def make_program_of_all() -> Program:
         bundles.COMMANDS,
         training.COMMANDS,
         look.COMMANDS,
+        cluster.COMMANDS,
     )
-    own = (studies.DEMO, volumes.COMMANDS, objects.COMMANDS, floods.COMMANDS, studies.COMMANDS)
-    groups = (*own, look.COMMANDS, cluster.COMMANDS)
     commands: tuple[Command, ...] = tuple(command for group in groups for command in group)
     commands = (*commands, *chain.commands_of(commands))
     commands = (*commands, *shell.commands_about(make_program_of_all, commands))
