@@ -24,7 +24,7 @@ from record import Peak, publish, rounded
 from tomoscale.commands import normalise
 from tomoscale.engine import run
 from tomoscale.geometry import Region, Shape
-from tomoscale.kernels.network import inference
+from tomoscale.kernels.network import Runtime, inference
 from tomoscale.ledger import Ledger
 from tomoscale.networks.bundle import Bundle, load_bundle
 from tomoscale.networks.runtime import window_threads
@@ -160,7 +160,7 @@ def ways(
             found["monai_whole_slice"] = Labels(lambda: by_monai(theirs, grey, size))
     if importlib.util.find_spec("openvino"):
         for name, precision in (("openvino_f32", "float32"), ("openvino_bf16", "bfloat16")):
-            other = inference(bundle, grey.shape, backend="openvino", precision=precision)
+            other = inference(bundle, grey.shape, runtime=Runtime("openvino", precision))
             found[name] = Labels(lambda other=other: from_zarr_to_zarr(other, source, folder, []))
     return found, threads
 

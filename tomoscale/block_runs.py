@@ -76,9 +76,10 @@ def run_block(plan: Plan, block: Block) -> tuple[tuple[Any, ...], Counts]:
         del values
         if isinstance(plan.step, Kernel):
             first, *more = (device_values[name] for name in plan.step.inputs)
-            result = np.ascontiguousarray(to_host(plan.step.apply(first, block, *more)))
-            del first, more
-            counts: Counts = {}
+            values_of_block, found = plan.step.apply_counting(first, block, *more)
+            result = np.ascontiguousarray(to_host(values_of_block))
+            counts: Counts = {name: np.asarray(to_host(v)) for name, v in found.items()}
+            del first, more, values_of_block
         else:
             counts = count(plan.step, device_values, plan, block)
         del device_values

@@ -111,7 +111,9 @@ def _finish_blocks(plan: Plan, ledger: Ledger, client: Client | None, progress: 
     if driver.failures:
         raise BlocksFailed(driver.failures, {n: f"block {n} ({bounds(plan.block(n).write)})" for n in driver.failures})
     if plan.target is not None:
-        plan.target.finish({"run": plan.describe(), "content": ledger.content()})
+        counted = {name: values.tolist() for name, values in sorted(ledger.counts.items())}
+        record = {"run": plan.describe(), "content": ledger.content()}
+        plan.target.finish({**record, "counts": counted} if counted else record)
 
 
 def bounds(region: Region) -> str:

@@ -138,8 +138,14 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes the target may take on disk."""
-        return 0 if self.target is None else int(self.write_bytes * COMPRESSED[self.target.kind])
+        """Bytes the target may take on disk, and what the kernel leaves beside it."""
+        return 0 if self.target is None else int(self.write_bytes * COMPRESSED[self.target.kind]) + self.beside_bytes
+
+    @cached_property
+    def beside_bytes(self) -> int:
+        """Bytes that the kernel leaves in files of its own."""
+        beside = self.step.beside_bytes if isinstance(self.step, Kernel) else None
+        return 0 if beside is None else beside(self.grid)
 
     @property
     def source_itemsize(self) -> int:
@@ -283,6 +289,7 @@ class Plan:
                 if self.target is None
                 else f"{size(self.write_bytes)} before compression, disk up to {size(self.disk_bytes)}",
             ),
+            *([("files", f"{size(self.beside_bytes)} beside the target")] if self.beside_bytes else []),
             (
                 "workers",
                 f"{self.resources.processes} process(es) x {self.resources.slots} block(s) at once on {self.resources.device}",

@@ -55,10 +55,14 @@ class Kernel:
         The function uses all cores by itself, so one block is computed at a time in a process.
     inputs : tuple of str
         Names of the volumes it reads, of one shape; `function` gets their values in this order.
+    counted : bool
+        `function` returns ``(values, counts)``: what it also counts, small, adds up in the ledger of the run.
+    beside_bytes : callable or None
+        Bytes that the function leaves in files of its own on the disk of the target, from the grid of blocks.
     """
 
     name: str
-    function: Callable[..., Array]
+    function: Callable[..., Any]
     halo: Halo
     dtype: np.dtype[Any]
     bytes_per_voxel: float
@@ -71,10 +75,18 @@ class Kernel:
     fixed_bytes: int = 0
     own_threads: bool = False
     inputs: tuple[str, ...] = ("source",)
+    counted: bool = False
+    beside_bytes: Callable[[Grid], int] | None = None
 
     def apply(self, values: Array, block: Block, *more: Array) -> Array:
         """Values of ``block.write`` from the values of ``block.read``; `more` are those of the other inputs."""
-        return self.function(values, *more, block) if self.located else self.function(values, *more)[block.core]
+        return self.apply_counting(values, block, *more)[0]
+
+    def apply_counting(self, values: Array, block: Block, *more: Array) -> tuple[Array, Counts]:
+        """Do what `apply` does, and return what the kernel counted; nothing unless it is `counted`."""
+        found = self.function(values, *more, block) if self.located else self.function(values, *more)
+        result, counts = found if self.counted else (found, {})
+        return (result if self.located else result[block.core]), counts
 
     def shape_of_target(self, source_shape: Shape) -> Shape:
         """Shape of the whole target."""
@@ -95,6 +107,8 @@ class Kernel:
         """
         if len(self.inputs) > 1 or len(second.inputs) > 1:
             raise ValueError(f"{self.name} and {second.name} cannot be chained: one of them reads several volumes")
+        if second.counted or self.beside_bytes or second.beside_bytes:
+            raise ValueError(f"{self.name} and {second.name} cannot be chained: one of them counts or leaves files")
         if self.located and (second.halo != Halo() or second.located):
             raise ValueError(
                 f"{self.name} returns only the core of a block, so {second.name}, which reads around it, cannot follow "
@@ -104,7 +118,7 @@ class Kernel:
         return replace(
             second,
             name=f"{self.name}, {second.name}",
-            function=_Chain(self.function, second.function, self.located, second.located),
+            function=_Chain(self.function, second.function, self.located, second.located, self.counted),
             halo=self.halo + second.halo,
             bytes_per_voxel=max(self.bytes_per_voxel, second.bytes_per_voxel + self.dtype.itemsize),
             parameters={**_steps(self), f"{len(_steps(self)) + 1} {second.name}": dict(second.parameters)},
@@ -115,6 +129,7 @@ class Kernel:
             located=self.located or second.located,
             fixed_bytes=self.fixed_bytes + second.fixed_bytes,
             own_threads=self.own_threads or second.own_threads,
+            counted=self.counted,
         )
 
 
@@ -188,14 +203,17 @@ def add_counts(total: Counts, more: Counts) -> Counts:
 class _Chain:
     """Two functions after each other; a class because closures do not pickle."""
 
-    first: Callable[..., Array]
+    first: Callable[..., Any]
     second: Callable[..., Array]
     first_located: bool
     second_located: bool
+    counted: bool
 
-    def __call__(self, values: Array, block: Block | None = None) -> Array:
-        between = self.first(values, block) if self.first_located else self.first(values)
-        return self.second(between, block) if self.second_located else self.second(between)
+    def __call__(self, values: Array, block: Block | None = None) -> Any:
+        found = self.first(values, block) if self.first_located else self.first(values)
+        between, counts = found if self.counted else (found, {})
+        result = self.second(between, block) if self.second_located else self.second(between)
+        return (result, counts) if self.counted else result
 
 
 def _steps(kernel: Kernel) -> dict[str, Any]:

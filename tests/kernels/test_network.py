@@ -17,7 +17,9 @@ from tests.networks.random import card, random_network
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels import network as module
-from tomoscale.kernels.network import TORCH_BYTES, agreement, inference
+from tomoscale.kernels import tiles as tiles_module
+from tomoscale.kernels.network import TORCH_BYTES, Runtime, agreement, inference
+from tomoscale.kernels.scaling import Scaling
 from tomoscale.networks.bundle import load_bundle, save_bundle
 
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 45), st.integers(1, 45))
@@ -115,7 +117,7 @@ def test_worker_threads_do_not_change_the_bits(bundles):
     results = []
     for threads, at_once in ((1, 1), (2, 2), (2, 1)):
         torch.set_num_threads(threads)
-        results.append(map_whole(inference(bundle, values.shape, output="class 1", at_once=at_once), values))
+        results.append(map_whole(inference(bundle, values.shape, output="class 1", runtime=Runtime(at_once=at_once)), values))
     torch.set_num_threads(1)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -123,7 +125,7 @@ def test_worker_threads_do_not_change_the_bits(bundles):
 
 def test_ties_go_to_the_smallest_id():
     logits = torch.tensor([[1.0, 0.0], [1.0, 2.0], [0.0, 2.0]])
-    assert module._first_largest(logits).tolist() == [0, 1]
+    assert module.first_largest(logits).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
@@ -131,7 +133,7 @@ def test_grey_values_are_clipped_and_scaled_as_before_the_network(bundles, dtype
     bundle = bundles["depth 2"]
     values = (grey((2, 21, 30), 3) * 200).astype(dtype)
     scaled = (np.clip(values, 20, 150).astype(np.float32) - np.float32(20)) / np.float32(130)
-    labels = map_by_blocks(inference(bundle, values.shape, normalise=(20, 150)), values, (1, 8, 8))
+    labels = map_by_blocks(inference(bundle, values.shape, scaling=Scaling.between(20, 150)), values, (1, 8, 8))
     np.testing.assert_array_equal(labels, map_whole(inference(bundle, values.shape), scaled))
 
 
@@ -153,7 +155,7 @@ def test_the_kernel_pickles_small_and_works_in_a_fresh_process(bundles, tmp_path
 
 
 def test_the_kernel_does_not_depend_on_how_many_windows_run_at_once(bundles):
-    one, two = (inference(bundles["depth 1"], (4, 30, 30), at_once=n) for n in (1, 2))
+    one, two = (inference(bundles["depth 1"], (4, 30, 30), runtime=Runtime(at_once=n)) for n in (1, 2))
     assert one.parameters == two.parameters
     assert one.fixed_bytes < two.fixed_bytes
 
@@ -161,7 +163,7 @@ def test_the_kernel_does_not_depend_on_how_many_windows_run_at_once(bundles):
 @pytest.mark.parametrize("tile_shape", [None, (1, 32, 32)])
 def test_declared_memory_bounds_the_measured_peak(bundles, tile_shape):
     values = (grey((8, 128, 128), 1) * 1000).astype(np.uint16)
-    kernel = inference(bundles["depth 1"], values.shape, normalise=(0, 1000), tile_shape=tile_shape, at_once=1)
+    kernel = inference(bundles["depth 1"], values.shape, scaling=Scaling.between(0, 1000), tile_shape=tile_shape, runtime=Runtime(at_once=1))
     block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
     kernel.apply(values, block)
     tracemalloc.start()
@@ -174,7 +176,7 @@ def test_declared_memory_bounds_the_measured_peak(bundles, tile_shape):
 def test_large_slices_are_tiled_and_small_ones_are_not(bundles, monkeypatch):
     bundle = bundles["depth 3"]
     assert inference(bundle, (5, 100, 90)).tile == (1, 104, 96)
-    monkeypatch.setattr(module, "WHOLE_SLICE_BYTES", 1)
+    monkeypatch.setattr(tiles_module, "WHOLE_SLICE_BYTES", 1)
     assert inference(bundle, (5, 3000, 90)).tile == (1, 1024, 96)
     kernel = inference(bundle, (5, 3000, 90))
     assert kernel.halo.before == kernel.halo.after == (0, 48, 48)
@@ -187,11 +189,7 @@ def test_large_slices_are_tiled_and_small_ones_are_not(bundles, monkeypatch):
     [
         ({"tile_shape": (1, 30, 32)}, r"not a multiple of the network's stride \(1, 4, 4\) on axis y"),
         ({"tile_shape": (0, 32, 32)}, "on axis z"),
-        ({"normalise": (3.0, 3.0)}, "increasing grey values"),
-        ({"normalise": (0.0, float("nan"))}, "finite"),
         ({"output": "bone"}, "must be 'labels' or one of the classes"),
-        ({"backend": "tensorflow"}, "backend must be one of"),
-        ({"precision": "int8"}, "precision must be one of"),
     ],
 )
 def test_arguments_out_of_range_are_refused(bundles, options, message):
@@ -199,10 +197,26 @@ def test_arguments_out_of_range_are_refused(bundles, options, message):
         inference(bundles["depth 2"], (4, 100, 100), **options)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Scaling.between(3.0, 3.0), "increasing grey values"),
+        (lambda: Scaling.between(0.0, float("nan")), "finite"),
+        (lambda: Scaling(0.0, 0.0), "divisor > 0"),
+        (lambda: Scaling(0.0, 1.0, 1.0), "two finite increasing"),
+        (lambda: Runtime(backend="tensorflow"), "backend must be one of"),
+        (lambda: Runtime(precision="int8"), "precision must be one of"),
+    ],
+)
+def test_scalings_and_runtimes_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_a_missing_backend_is_refused_with_the_way_out(bundles, monkeypatch):
     monkeypatch.setattr("tomoscale.networks.runtime.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"install tomoscale\[openvino\], or use backend 'torch'"):
-        inference(bundles["depth 2"], (4, 100, 100), backend="openvino")
+        Runtime(backend="openvino")
 
 
 def test_values_no_network_can_label_are_refused(bundles):
@@ -221,14 +235,14 @@ def test_openvino_agrees_with_torch_and_with_itself_by_blocks(bundles):
     pytest.importorskip("openvino")
     bundle, values = bundles["depth 2"], grey((3, 40, 50), 6)
     torch_kernel = inference(bundle, values.shape, tile_shape=(1, 16, 16))
-    kernel = inference(bundle, values.shape, tile_shape=(1, 16, 16), backend="openvino")
+    kernel = inference(bundle, values.shape, tile_shape=(1, 16, 16), runtime=Runtime(backend="openvino"))
     assert agreement(kernel, torch_kernel, values) > 0.999
     np.testing.assert_array_equal(map_by_blocks(kernel, values, (2, 13, 11)), map_whole(kernel, values))
 
 
 def test_bfloat16_agrees_for_most_voxels_even_with_random_weights(bundles):
     bundle, values = bundles["depth 1"], grey((2, 40, 50), 6)
-    reduced = inference(bundle, values.shape, precision="bfloat16")
+    reduced = inference(bundle, values.shape, runtime=Runtime(precision="bfloat16"))
     assert 0.9 < agreement(reduced, inference(bundle, values.shape), values) <= 1
     np.testing.assert_array_equal(map_by_blocks(reduced, values, (1, 9, 50)), map_whole(reduced, values))
 

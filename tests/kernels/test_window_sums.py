@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.blocks import map_by_blocks, map_whole, seeds
+from tests.networks.windowed import instance_net, mean_of_windows, reach_of, windowed_card
+from tomoscale.errors import InputError
+from tomoscale.geometry import Grid
+from tomoscale.kernels import window_sums
+from tomoscale.kernels.grey_windows import ANSWERED
+from tomoscale.kernels.network import Runtime
+from tomoscale.kernels.window_sums import window_inference
+from tomoscale.networks.bundle import load_bundle, save_bundle
+from tomoscale.networks.card import Windows
+from tomoscale.segmentation.seams import Seams, joining
+
+CASES = {
+    "slices": (2, Windows((8, 8)), {}),
+    "volume": (3, Windows((4, 6, 8), 0.5, "uniform", "logits", (0, 2)), {}),
+    "probabilities": (2, Windows((6, 8), 0.75, "gaussian", "probabilities", (1,)), {}),
+    "three slices": (2, Windows((8, 6)), {"in_slices": 3}),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    for name, (dimensions, windows, arguments) in CASES.items():
+        network = instance_net(3, dimensions=dimensions, **arguments)
+        save_bundle(folder / name, network, windowed_card(windows), reach_of(dimensions))
+    return {name: load_bundle(folder / name) for name in CASES}
+
+
+def grey(shape, seed):
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def expected_of(bundle, values):
+    slices = bundle.arguments["in_slices"]
+    return mean_of_windows([bundle.network()], values, bundle.card.windows, slices)
+
+
+def assert_labels_of(mean, labels):
+    best = np.sort(mean, axis=0)
+    near_tie = best[-1] - best[-2] < 2e-5
+    np.testing.assert_array_equal(labels[~near_tie], mean.argmax(0)[~near_tie])
+    assert near_tie.mean() < 0.02 or near_tie.size < 200
+
+
+def two_passes(bundle, values, block_shape, folder, output="labels"):
+    """Both passes on a plain array: labels of the own windows and files of seams, then what they become together."""
+    plain = window_inference(bundle, values.shape)
+    grid = Grid(values.shape, block_shape)
+    seams = Seams(str(folder), plain.function.grid, grid, whole=output != "labels")
+    first = window_inference(bundle, values.shape, hand_over=seams)
+    provisional, computed = np.empty(values.shape, np.uint8), 0
+    for number in range(len(grid)):
+        block = first.block(grid, number, values.shape)
+        provisional[block.write], counts = first.apply_counting(values[block.read], block)
+        computed += int(counts["windows"][0])
+    assert computed == len(plain.function.grid)
+    return map_by_blocks(joining(seams, bundle, output, None, {}), provisional, block_shape)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@given(
+    seed=seeds,
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 22), st.integers(1, 22)),
+    block_shape=st.tuples(st.integers(1, 6), st.integers(3, 15), st.integers(3, 15)),
+)
+@settings(max_examples=10)
+def test_two_passes_by_blocks_give_the_bits_of_the_whole(bundles, name, seed, shape, block_shape, tmp_path_factory):
+    bundle, values = bundles[name], grey(shape, seed)
+    labels = map_whole(window_inference(bundle, shape), values)
+    folder = tmp_path_factory.mktemp("seams")
+    np.testing.assert_array_equal(two_passes(bundle, values, block_shape, folder), labels)
+    np.testing.assert_array_equal(map_by_blocks(window_inference(bundle, shape), values, block_shape), labels)
+    assert_labels_of(expected_of(bundle, values), labels)
+
+
+@pytest.mark.parametrize("name", ["slices", "probabilities"])
+def test_probabilities_have_the_same_bits_for_every_block(bundles, name, tmp_path):
+    bundle, values = bundles[name], grey((3, 21, 19), 5)
+    whole = map_whole(window_inference(bundle, values.shape, output="class 1"), values)
+    for number, block_shape in enumerate(((1, 7, 9), (3, 21, 10), (2, 5, 19))):
+        found = two_passes(bundle, values, block_shape, tmp_path / str(number), "class 1")
+        np.testing.assert_array_equal(found, whole)
+    mean = torch.from_numpy(expected_of(bundle, values))
+    expected = mean if name == "probabilities" else mean.softmax(0)
+    np.testing.assert_allclose(whole, expected[1], atol=3e-6)
+
+
+def test_windows_in_threads_give_the_same_bits(bundles):
+    bundle, values = bundles["volume"], grey((9, 14, 20), 2)
+    one = map_whole(window_inference(bundle, values.shape, runtime=Runtime(at_once=1)), values)
+    torch.set_num_threads(2)
+    two = map_whole(window_inference(bundle, values.shape, runtime=Runtime(at_once=2)), values)
+    torch.set_num_threads(1)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_windows_of_one_value_are_computed_once_and_give_the_same_bits(bundles, monkeypatch):
+    bundle, values = bundles["slices"], grey((4, 30, 30), 1)
+    values[1:] = 0.25
+    kernel = window_inference(bundle, values.shape)
+    block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
+    ANSWERED.kept.clear()
+    computed = []
+    mean = window_sums._WindowInference._mean
+    monkeypatch.setattr(window_sums._WindowInference, "_mean", lambda *a: computed.append(1) or mean(*a))
+    labels, counts = kernel.apply_counting(values, block)
+    each_slice = len(kernel.function.grid) // 4
+    assert counts["windows"] == 4 * each_slice and counts["constant_windows"] == 3 * each_slice
+    assert len(computed) == each_slice + 1
+    monkeypatch.setattr(window_sums, "only_value", lambda window: None)
+    np.testing.assert_array_equal(kernel.apply(values, block), labels)
+
+
+def test_differences_of_logits_beyond_the_range_count_as_its_end(bundles, monkeypatch):
+    bundle, values = bundles["slices"], grey((1, 12, 12), 1)
+    kernel = window_inference(bundle, values.shape)
+    labels = map_whole(kernel, values)
+    monkeypatch.setattr(
+        window_sums, "start", lambda *a: ("cpu", (lambda v: bundle.network()(v) * 1e6,), 0)
+    )
+    huge = map_whole(kernel, values)
+    assert (huge == labels).mean() > 0.8
+
+
+def test_logits_that_are_not_finite_are_refused(bundles, monkeypatch):
+    bundle, values = bundles["slices"], grey((1, 12, 12), 1)
+    monkeypatch.setattr(
+        window_sums, "start", lambda *a: ("cpu", (lambda v: bundle.network()(v) * np.inf,), 0)
+    )
+    with pytest.raises(InputError, match="gives NaN or infinity for the window at z, y, x"):
+        map_whole(window_inference(bundle, values.shape), values)
+
+
+def test_a_window_the_network_does_not_take_is_refused(bundles, tmp_path):
+    from tests.networks.random import card, random_network
+    from dataclasses import replace
+
+    bundle = save_bundle(tmp_path / "odd", random_network(2, 2), replace(card(), windows=Windows((9, 10))))
+    with pytest.raises(InputError, match="does not take the windows of its card"):
+        window_inference(bundle, (3, 30, 30))
