@@ -20,7 +20,10 @@ from tomoscale.formats.raw import RawLayout
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.filters import cast, clip_and_scale
 from tomoscale.kernels.majority import majority
-from tomoscale.measures.intensity import Population, histogram, percentiles, refinement
+from tomoscale.kernels.scaling import standardise
+from tomoscale.measures.intensity import Population
+from tomoscale.networks.card import Normalisation
+from tomoscale.normalisation import scaling_of
 from tomoscale.volume import Kind, LabelClass, Volume
 from tomoscale.work import Work
 
@@ -88,27 +91,32 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     return work.map(kernel, volume, target, kind=kind, classes=volume.classes or (CLASSES if kind == "labels" else ()))
 
 
-def normalise(
+def normalise(  # noqa: PLR0913 -- what is scaled, how, and which voxels say how
     source: Source,
     target: str | Path,
     *,
+    scheme: Literal["percentiles", "zscore"] = "percentiles",
     percentiles_percent: tuple[float, float] = (0.5, 99.9),
     exclude_zeros: bool = False,
     disc: bool = False,
     work: Work | None = None,
 ) -> Volume:
-    """Clip a volume at exact percentiles of all its voxels and scale it to 0..1, in float32 (Baltruschat et al. 2021).
+    """Scale the grey values of a volume by exact numbers of all its voxels, in float32.
 
-    The percentiles are those of the whole volume, never of a block: blocks would differ in grey. The histogram is kept
+    Percentiles and moments are those of the whole volume, never of a block: blocks would differ in grey. They are kept
     beside the target (``NAME.histogram``).
 
     Parameters
     ----------
     source : Volume or path
     target : path
+    scheme : "percentiles" or "zscore"
+        Clip at two percentiles and scale to 0..1 (Baltruschat et al. 2021); or take the mean off and divide by the
+        standard deviation, as nnU-Net does.
     percentiles_percent : (low, high)
+        For "percentiles".
     exclude_zeros : bool
-        Leave exact zeros out of the percentiles; a rim filled with zeros otherwise pulls the low one to 0.
+        Leave exact zeros out of the numbers; a rim filled with zeros otherwise pulls the low percentile to 0.
     disc : bool
         Only voxels inside the disc inscribed in a slice count.
     work : Work or None
@@ -121,17 +129,17 @@ def normalise(
         If both percentiles are one value, or no voxel counts: there is nothing to scale.
     """
     work = work or Work()
-    low_percent, high_percent = percentiles_percent
-    if not 0 <= low_percent < high_percent <= 100:
-        raise ValueError(
-            f"percentiles must be two increasing numbers within 0..100, got {low_percent} and {high_percent}"
-        )
+    how = Normalisation(scheme, percentiles_percent)
     volume = opened(source)
-    low, high = _percentiles(volume, Path(target), percentiles_percent, exclude_zeros, disc, work)
-    if not low < high:
-        found = "no voxel counts" if low != low else f"its percentiles {low_percent} and {high_percent} are both {low}"
-        raise InputError(f"{volume.name}: {found}, so there is no contrast to scale")
-    return work.map(clip_and_scale(low, high), volume, target, kind="grey")
+    population = Population(volume.dtype.name, exclude_zeros=exclude_zeros, disc=disc)
+    scaling = scaling_of(volume, how, Path(target).with_suffix(".histogram"), work, population)
+    if scheme == "zscore":
+        kernel = standardise(scaling)
+    else:
+        assert scaling.low is not None
+        assert scaling.high is not None
+        kernel = clip_and_scale(scaling.low, scaling.high)
+    return work.map(kernel, volume, target, kind="grey")
 
 
 def clean(source: Source, target: str | Path, *, radius_voxels: int = 1, work: Work | None = None) -> Volume:
@@ -164,26 +172,6 @@ def clean(source: Source, target: str | Path, *, radius_voxels: int = 1, work: W
 def opened(source: Source) -> Volume:
     """Open a path; take a volume as it is."""
     return source if isinstance(source, Volume) else open_volume(source)
-
-
-def _percentiles(
-    volume: Volume,
-    target: Path,
-    percents: tuple[float, float],
-    exclude_zeros: bool,
-    disc: bool,
-    work: Work,
-) -> tuple[float, float]:
-    """Two exact percentiles: one pass for 8 and 16 bits, two for 32; (0, 1) where only plans are shown."""
-    population = Population(volume.dtype.name, exclude_zeros=exclude_zeros, disc=disc)
-    record = target.with_suffix(".histogram")
-    first = work.measure((histogram(population),), {"grey": volume}, record / "first")
-    if first is None:
-        return 0.0, 1.0
-    refine = refinement(population, first, percents)
-    second = None if refine is None else work.measure((refine,), {"grey": volume}, record / "second")
-    low, high = percentiles(population, percents, first, second)[0]
-    return float(low), float(high)
 
 
 def report(

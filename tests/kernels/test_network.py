@@ -117,7 +117,9 @@ def test_worker_threads_do_not_change_the_bits(bundles):
     results = []
     for threads, at_once in ((1, 1), (2, 2), (2, 1)):
         torch.set_num_threads(threads)
-        results.append(map_whole(inference(bundle, values.shape, output="class 1", runtime=Runtime(at_once=at_once)), values))
+        results.append(
+            map_whole(inference(bundle, values.shape, output="class 1", runtime=Runtime(at_once=at_once)), values)
+        )
     torch.set_num_threads(1)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -163,7 +165,13 @@ def test_the_kernel_does_not_depend_on_how_many_windows_run_at_once(bundles):
 @pytest.mark.parametrize("tile_shape", [None, (1, 32, 32)])
 def test_declared_memory_bounds_the_measured_peak(bundles, tile_shape):
     values = (grey((8, 128, 128), 1) * 1000).astype(np.uint16)
-    kernel = inference(bundles["depth 1"], values.shape, scaling=Scaling.between(0, 1000), tile_shape=tile_shape, runtime=Runtime(at_once=1))
+    kernel = inference(
+        bundles["depth 1"],
+        values.shape,
+        scaling=Scaling.between(0, 1000),
+        tile_shape=tile_shape,
+        runtime=Runtime(at_once=1),
+    )
     block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
     kernel.apply(values, block)
     tracemalloc.start()

@@ -122,7 +122,8 @@ def test_windows_of_one_value_are_computed_once_and_give_the_same_bits(bundles, 
     monkeypatch.setattr(window_sums._WindowInference, "_mean", lambda *a: computed.append(1) or mean(*a))
     labels, counts = kernel.apply_counting(values, block)
     each_slice = len(kernel.function.grid) // 4
-    assert counts["windows"] == 4 * each_slice and counts["constant_windows"] == 3 * each_slice
+    assert counts["windows"] == 4 * each_slice
+    assert counts["constant_windows"] == 3 * each_slice
     assert len(computed) == each_slice + 1
     monkeypatch.setattr(window_sums, "only_value", lambda window: None)
     np.testing.assert_array_equal(kernel.apply(values, block), labels)
@@ -132,25 +133,22 @@ def test_differences_of_logits_beyond_the_range_count_as_its_end(bundles, monkey
     bundle, values = bundles["slices"], grey((1, 12, 12), 1)
     kernel = window_inference(bundle, values.shape)
     labels = map_whole(kernel, values)
-    monkeypatch.setattr(
-        window_sums, "start", lambda *a: ("cpu", (lambda v: bundle.network()(v) * 1e6,), 0)
-    )
+    monkeypatch.setattr(window_sums, "start", lambda *a: ("cpu", (lambda v: bundle.network()(v) * 1e6,), 0))
     huge = map_whole(kernel, values)
     assert (huge == labels).mean() > 0.8
 
 
 def test_logits_that_are_not_finite_are_refused(bundles, monkeypatch):
     bundle, values = bundles["slices"], grey((1, 12, 12), 1)
-    monkeypatch.setattr(
-        window_sums, "start", lambda *a: ("cpu", (lambda v: bundle.network()(v) * np.inf,), 0)
-    )
+    monkeypatch.setattr(window_sums, "start", lambda *a: ("cpu", (lambda v: bundle.network()(v) * np.inf,), 0))
     with pytest.raises(InputError, match="gives NaN or infinity for the window at z, y, x"):
         map_whole(window_inference(bundle, values.shape), values)
 
 
 def test_a_window_the_network_does_not_take_is_refused(bundles, tmp_path):
-    from tests.networks.random import card, random_network
     from dataclasses import replace
+
+    from tests.networks.random import card, random_network
 
     bundle = save_bundle(tmp_path / "odd", random_network(2, 2), replace(card(), windows=Windows((9, 10))))
     with pytest.raises(InputError, match="does not take the windows of its card"):

@@ -21,7 +21,8 @@ def test_windows_lie_as_in_nnunet_and_cover_the_volume(length, window, step):
     if length >= window and window * step >= 1:
         assert axis.starts.tolist() == starts_of(length, window, step)
     assert axis.totals.min() > 0
-    assert (axis.starts[-1] + window >= length) and (np.diff(axis.starts) > 0).all()
+    assert axis.starts[-1] + window >= length
+    assert (np.diff(axis.starts) > 0).all()
 
 
 @given(length=lengths, window=windows, step=steps, weights=st.sampled_from(["gaussian", "uniform"]))
@@ -57,7 +58,9 @@ def test_every_window_is_owned_once_and_its_voxels_are_handed_to_their_blocks(gr
         held[extent] += 1
         given = dict(grid.receivers(blocks, number))
         crossing += sum(np.prod(region_shape(part)) for part in given.values())
-        own_rims += np.prod(region_shape(write)) - np.prod([w.stop - w.start - r for w, r in zip(write, grid.rim(write), strict=True)])
+        own_rims += np.prod(region_shape(write)) - np.prod(
+            [w.stop - w.start - r for w, r in zip(write, grid.rim(write), strict=True)]
+        )
         for other, part in given.items():
             assert dict(grid.givers(blocks, other))[number] == part
     assert (owners == 1).all()

@@ -24,6 +24,7 @@ from tomoscale.cli import (
     cluster,
     floods,
     look,
+    models,
     objects,
     results,
     running,
@@ -87,6 +88,7 @@ def make_program_of_all() -> Program:
         studies.COMMANDS,
         bundles.COMMANDS,
         training.COMMANDS,
+        models.COMMANDS,
         look.COMMANDS,
         cluster.COMMANDS,
     )

@@ -32,6 +32,16 @@ PERCENTILES = option(
     metavar=("LOW", "HIGH"),
     help="what becomes 0 and 1 (default 0.5 99.9)",
 )
+SCHEME = option(
+    "--scheme",
+    choices=("percentiles", "zscore"),
+    default="percentiles",
+    help="clip at percentiles and scale to 0..1, or take the mean off and divide by the deviation (default percentiles)",
+)
+BACKEND = option("--backend", choices=("torch", "openvino"), default="torch", help="what runs it (default torch)")
+PRECISION = option("--precision", choices=("float32", "bfloat16"), default="float32", help="default float32")
+AS_IS = flag("--as-is", "take the grey values as they are, scaled or not")
+ANY_VOXEL_SIZE = flag("--any-voxel-size", "go on where voxels differ from those the network was trained on")
 EXCLUDE_ZEROS = flag("--exclude-zeros", "leave exact zeros out of the percentiles (a zero rim)")
 MODEL = option(
     "--model", type=values.input_path, metavar="FOLDER", help="a model bundle (default: the small model that ships)"
@@ -119,10 +129,12 @@ def _threshold(  # noqa: PLR0913 -- three ways to say what the mask is
     return {**of_volume(with_pyramid(found.mask, pyramid, work)), "above": found.low, "up_to": found.high}
 
 
-def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:
-    from tomoscale.segmentation.segment import segment
+def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Any:
+    from tomoscale.cli.results import of_volume
+    from tomoscale.segmentation.segment import segment, summary
 
-    return with_pyramid(segment(source, target, work=work, **how), pyramid, work)
+    volume = with_pyramid(segment(source, target, work=work, **how), pyramid, work)
+    return volume if work.plan_only else {**of_volume(volume), **summary(volume)}
 
 
 def _clean(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:
@@ -194,10 +206,10 @@ COMMANDS = (
     ),
     Command(
         "normalise",
-        "clip a volume at exact global percentiles and scale it to 0..1",
+        "scale the grey values of a volume by exact percentiles or moments of all its voxels",
         "tomoscale normalise scan.zarr normal.zarr",
         _normalise,
-        (SOURCE, TARGET, PERCENTILES, EXCLUDE_ZEROS, pyramid_option(False)),
+        (SOURCE, TARGET, SCHEME, PERCENTILES, EXCLUDE_ZEROS, pyramid_option(False)),
         works=True,
         step=True,
     ),
@@ -226,16 +238,43 @@ COMMANDS = (
     ),
     Command(
         "segment",
-        "label every voxel of a normalised volume by a network",
-        "tomoscale segment normal.zarr labels.zarr --model my_model/",
+        "label every voxel of a volume by a network",
+        "tomoscale segment scan.zarr labels.zarr --model my_model/",
         _segment,
         (
             SOURCE,
             TARGET,
             MODEL,
             ARCHITECTURE_MODULE,
-            option("--backend", choices=("torch", "openvino"), default="torch", help="what runs it (default torch)"),
-            option("--precision", choices=("float32", "bfloat16"), default="float32", help="default float32"),
+            BACKEND,
+            PRECISION,
+            option(
+                "--tolerance",
+                type=values.number,
+                metavar="SHARE",
+                help="share of labels that may differ, such as 0.001, for a smaller margin, measured on samples (default: none)",
+            ),
+            option(
+                "--output",
+                type=values.word,
+                default="labels",
+                metavar="WHAT",
+                help="labels, or the name of a class for its probability (default labels)",
+            ),
+            option(
+                "--probabilities",
+                type=values.output_path,
+                metavar="FOLDER",
+                help="keep the probability of each class, a volume each",
+            ),
+            option(
+                "--quantisation",
+                choices=("float32", "float16", "uint16"),
+                default="float32",
+                help="of the probabilities; uint16 is round(65535 p) (default float32)",
+            ),
+            AS_IS,
+            ANY_VOXEL_SIZE,
             pyramid_option(True),
         ),
         works=True,

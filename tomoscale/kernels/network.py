@@ -141,6 +141,7 @@ def inference(  # noqa: PLR0913 -- each is one decision that the result or the m
             "tile_shape": list(tiles.tile),
             "margin": [list(tiles.before), list(tiles.after)],
             "stride": list(tiles.stride),
+            "tiles": int(np.prod(tiles.counts)),
         },
         stride=tiles.stride,
         tile=tiles.tile,

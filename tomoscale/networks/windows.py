@@ -74,12 +74,12 @@ class WindowAxis:
     @cached_property
     def origins(self) -> np.ndarray:
         """First voxel of the volume in each window; its block owns the window."""
-        return np.maximum(self.starts, 0)
+        return np.asarray(np.maximum(self.starts, 0))
 
     @cached_property
     def ends(self) -> np.ndarray:
         """Last voxel of the volume in each window, plus one."""
-        return np.minimum(self.starts + self.window, self.length)
+        return np.asarray(np.minimum(self.starts + self.window, self.length))
 
     @cached_property
     def profile(self) -> np.ndarray:

@@ -151,4 +151,3 @@ class _Joining:
         if self.sink is not None:
             self.sink(block, shares)
         return labels if self.target is None else shares[self.target]
-

@@ -3,53 +3,138 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tomoscale.commands import Source, opened
-from tomoscale.errors import InputError
-from tomoscale.volume import LabelClass, Volume
+from tomoscale.volume import Kind, Volume, ZarrArray
 from tomoscale.work import Work
+
+if TYPE_CHECKING:
+    from tomoscale.segmentation.task import Task
 
 SHIPPED_MODEL = Path(__file__).parents[1] / "models" / "demo"
 
 
-def segment(
+def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded for speed or kept
     source: Source,
     target: str | Path,
     *,
     model: str | Path | None = None,
     backend: str = "torch",
     precision: str = "float32",
+    tolerance: float | None = None,
+    output: str = "labels",
+    probabilities: str | Path | None = None,
+    quantisation: str = "float32",
+    as_is: bool = False,
+    any_voxel_size: bool = False,
     work: Work | None = None,
 ) -> Volume:
-    """Label every voxel of a normalised volume by a network.
+    """Label every voxel of a volume by a network.
+
+    Grey values are scaled as the network's card says, by exact numbers of the whole volume (kept beside the target as
+    ``NAME.histogram``), unless `normalise` has done it.
 
     Parameters
     ----------
     source : Volume or path
-        Floating point, scaled to 0..1 by `normalise`.
+        Grey values.
     target : path
     model : path or None
         Folder of a bundle; None takes the small model that ships, trained on phantoms.
     backend, precision : str
-        "torch" or "openvino"; "float32" or "bfloat16".
+        "torch" or "openvino"; "float32" or "bfloat16". What other than the first changes is measured on samples of the
+        volume and recorded with the result.
+    tolerance : float or None
+        Share of labels that may differ, 0 to 1: a margin smaller than the network's reach is chosen by what it costs on
+        samples of the volume. None is exact.
+    output : str
+        "labels", or the name of a class for its probability, float32.
+    probabilities : path or None
+        Folder that gets a volume with the probability of each class.
+    quantisation : "float32", "float16" or "uint16"
+        Of those volumes; uint16 holds ``round(65535 * p)``.
+    as_is : bool
+        Take grey values as they are, whatever they are.
+    any_voxel_size : bool
+        Go on where voxels are not of the size that the network was trained on.
     work : Work or None
 
     Raises
     ------
     InputError
-        If the bundle is damaged, or the volume is not normalised.
+        If the bundle is damaged, the volume holds no grey values, voxels differ by more than 10 % from those that the
+        network was trained on, or its result depends on its window and the card names no windows.
+    ValueError
+        If an argument is out of its range.
     """
     # torch takes two seconds to import, which no other command should pay.
-    from tomoscale.kernels.network import inference
-    from tomoscale.networks.bundle import load_bundle
+    from tomoscale.segmentation.prepare import measured, prepared
+    from tomoscale.segmentation.probabilities import QUANTISATIONS
 
-    work = work or Work()
-    volume = opened(source)
-    if volume.dtype.kind != "f":
-        raise InputError(
-            f"{volume.name} holds {volume.dtype}, but a network needs values scaled to 0..1: run `tomoscale normalise` first"
+    if quantisation not in QUANTISATIONS:
+        raise ValueError(f"quantisation must be one of {', '.join(QUANTISATIONS)}, got {quantisation!r}")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be a share of labels between 0 and 1, got {tolerance}")
+    work, target = work or Work(), Path(target)
+    task = prepared(
+        opened(source),
+        model or SHIPPED_MODEL,
+        target.with_suffix(".histogram"),
+        work,
+        output=output,
+        runtime=(backend, precision),
+        as_is=as_is,
+        any_voxel_size=any_voxel_size,
+    )
+    task = measured(task, target, tolerance, work)
+    return _run(task, target, work, None if probabilities is None else (Path(probabilities), quantisation))
+
+
+def summary(volume: Volume) -> dict[str, Any]:
+    """Say how a segmented volume was made: what was scaled, traded and counted, as JSON values."""
+    state = volume.storage.state() if isinstance(volume.storage, ZarrArray) else None
+    record = (state or {}).get("record") or {}
+    steps = [dict(p) for p in record.get("run", {}).get("step", {}).values()]
+    if not steps:
+        return {}
+    said = steps[0]
+    counts = said.get("computed") or {name: values[0] for name, values in record.get("counts", {}).items()}
+    total = said.get("windows", said.get("tiles"))
+    windows = {"in_grid": total, "computed": counts.get("windows"), "of_one_value": counts.get("constant_windows")}
+    if total and counts.get("windows"):
+        windows["redundancy"] = counts["windows"] / total
+    kept = ("scaling", "backend", "precision", "agreement", "tolerance", "probabilities")
+    return {name: said[name] for name in kept if name in said} | {"windows": windows}
+
+
+def _run(task: Task, target: Path, work: Work, kept: tuple[Path, str] | None) -> Volume:
+    """Run one pass, or two, keeping probabilities in a folder where asked."""
+    from dataclasses import replace
+
+    from tomoscale.segmentation.probabilities import class_volumes, remove
+    from tomoscale.segmentation.windowed import block_of, run_windows
+
+    if kept is None and not task.windowed:
+        kind: Kind = "labels" if task.output == "labels" else "grey"
+        return work.map(task.kernel(), task.volume, target, kind=kind, classes=task.classes)
+    block = block_of(task, target, work, whole=kept is not None or task.output != "labels")
+    work = replace(work, block_shape=block)
+    volumes = None
+    if kept is not None:
+        task = replace(
+            task, notes={**task.notes, "probabilities": {"folder": str(kept[0].absolute()), "quantisation": kept[1]}}
         )
-    bundle = load_bundle(model or SHIPPED_MODEL)
-    kernel = inference(bundle, volume.shape, backend=backend, precision=precision)
-    classes = tuple(LabelClass(c.id, c.name, c.rgba) for c in bundle.classes)
-    return work.map(kernel, volume, target, kind="labels", classes=classes)
+        volumes = class_volumes(kept[0], task.bundle.classes, task.volume, block, kept[1])
+        if not work.plan_only:
+            if work.overwrite:
+                remove(volumes)
+            volumes.create()
+    if task.windowed:
+        result = run_windows(task, target, work, volumes)
+    else:
+        what: Kind = "labels" if task.output == "labels" else "grey"
+        result = work.map(task.kernel(sink=volumes), task.volume, target, kind=what, classes=task.classes)
+    if volumes is not None and not work.plan_only:
+        volumes.finish({"labels": str(target)})
+    return result

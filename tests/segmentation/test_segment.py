@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.networks.random import card, random_network
+from tests.networks.windowed import PlainNet, instance_net, mean_of_windows, reach_of, windowed_card
+from tomoscale.commands import normalise
+from tomoscale.errors import InputError, Interrupted, PlanError
+from tomoscale.kernels import tiles as tiles_module
+from tomoscale.networks.bundle import load_bundle, save_bundle
+from tomoscale.networks.card import Normalisation, Windows
+from tomoscale.resources import Resources
+from tomoscale.segmentation.segment import segment, summary
+from tomoscale.volume import MemoryArray, Volume, open_zarr
+from tomoscale.work import Work
+
+SHAPE = (9, 30, 34)
+WINDOWS = Windows((8, 12), 0.5, "gaussian", "logits", (1,))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_bundle(folder / "slices", instance_net(3), windowed_card(WINDOWS), reach_of(2))
+    volume = instance_net(4, dimensions=3)
+    save_bundle(folder / "volume", volume, windowed_card(Windows((6, 8, 10))), reach_of(3))
+    save_bundle(folder / "nowhere", instance_net(3), windowed_card(None), reach_of(2))
+    zscore = windowed_card(WINDOWS, normalisation=Normalisation("zscore"))
+    save_bundle(folder / "zscore", instance_net(3), zscore, reach_of(2))
+    three = instance_net(5, PlainNet, in_slices=3)
+    save_bundle(folder / "three", three, windowed_card(None), replace(reach_of(2, local=True)))
+    save_bundle(folder / "local", random_network(2, 2, seed=1), card())
+    return folder
+
+
+def scan(values, voxel_size=(5.0, 5.0, 5.0)):
+    return Volume(MemoryArray(values), voxel_size)
+
+
+def grey(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).integers(0, 4000, shape, dtype=np.uint16)
+
+
+def quiet(**how):
+    return Work(resources=Resources(slots=2), progress=False, **how)
+
+
+def scaled(values):
+    low, high = np.percentile(values, (0.5, 99.9))
+    values = np.clip(values.astype(np.float32), np.float32(low), np.float32(high)) - np.float32(low)
+    return values / np.float32(np.float32(high) - np.float32(low))
+
+
+@pytest.mark.parametrize("name", ["slices", "volume"])
+def test_every_block_shape_gives_the_same_labels_with_no_window_computed_twice(models, tmp_path, name):
+    bundle, values = load_bundle(models / name), grey()
+    results = []
+    for number, block in enumerate(((9, 30, 34), (4, 13, 11), (9, 8, 30), (2, 30, 34))):
+        target = tmp_path / f"{number}.zarr"
+        found = segment(scan(values), target, model=models / name, work=quiet(block_shape=block))
+        results.append(found.read())
+        said = summary(open_zarr(target))["windows"]
+        assert said["redundancy"] == 1.0
+        assert not target.with_name(f"{number}.parts").exists()
+    for labels in results[1:]:
+        np.testing.assert_array_equal(labels, results[0])
+    mean = mean_of_windows([bundle.network()], scaled(values), bundle.card.windows)
+    best = np.sort(mean, axis=0)
+    clear = best[-1] - best[-2] > 2e-5
+    np.testing.assert_array_equal(results[0][clear], mean.argmax(0)[clear])
+
+
+def test_a_run_cut_off_in_either_pass_goes_on_to_the_same_labels(models, tmp_path, monkeypatch):
+    values, block = grey(1), (9, 13, 11)
+    whole = segment(scan(values), tmp_path / "whole.zarr", model=models / "volume", work=quiet()).read()
+    target = tmp_path / "cut.zarr"
+    from tomoscale.segmentation import seams, windowed
+
+    for kind in (windowed.Seams, seams._Joining):
+        called = []
+        run_one = kind.__call__
+
+        def dying(self, *arguments, run_one=run_one, called=called):
+            called.append(1)
+            if len(called) == 4:
+                raise KeyboardInterrupt
+            return run_one(self, *arguments)
+
+        monkeypatch.setattr(kind, "__call__", dying)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            segment(scan(values), target, model=models / "volume", work=quiet(block_shape=block))
+        monkeypatch.setattr(kind, "__call__", run_one)
+    result = segment(scan(values), target, model=models / "volume", work=quiet())
+    np.testing.assert_array_equal(result.read(), whole)
+    again = segment(scan(values), target, model=models / "volume", work=quiet())
+    np.testing.assert_array_equal(again.read(), whole)
+    with pytest.raises(PlanError, match="another"):
+        segment(scan(grey(2)), target, model=models / "volume", work=quiet())
+
+
+def test_seams_are_projected_in_the_plan(models, tmp_path, capsys):
+    segment(
+        scan(grey()), tmp_path / "a.zarr", model=models / "volume", work=quiet(block_shape=(9, 13, 11), plan_only=True)
+    )
+    plans = capsys.readouterr().out
+    assert "inference on windows" in plans
+    assert "beside the target" in plans
+    assert "join windows" in plans
+    assert not list(tmp_path.iterdir())
+
+
+def test_three_slices_are_shown_with_the_edge_slice_repeated(models, tmp_path):
+    bundle, values = load_bundle(models / "three"), grey(3)
+    found = segment(scan(values), tmp_path / "a.zarr", model=models / "three", work=quiet(block_shape=(2, 11, 34)))
+    padded = np.pad(scaled(values), ((1, 1), (0, 0), (0, 0)), "edge")
+    stacks = torch.from_numpy(np.stack([padded[:-2], padded[1:-1], padded[2:]], 1))
+    with torch.inference_mode():
+        logits = bundle.network()(stacks).numpy()
+    np.testing.assert_array_equal(found.read(), logits.argmax(1))
+
+
+@pytest.mark.parametrize("name", ["slices", "local"])
+def test_normalising_first_gives_the_same_labels(models, tmp_path, name):
+    values = scan(grey(5))
+    normal = normalise(values, tmp_path / "normal.zarr", work=quiet())
+    two_steps = segment(normal, tmp_path / "two.zarr", model=models / name, work=quiet()).read()
+    one_step = segment(values, tmp_path / "one.zarr", model=models / name, work=quiet())
+    np.testing.assert_array_equal(one_step.read(), two_steps)
+    assert summary(open_zarr(tmp_path / "two.zarr"))["scaling"] is None
+    low, high = np.percentile(values.read(), (0.5, 99.9))
+    scaling = summary(open_zarr(tmp_path / "one.zarr"))["scaling"]
+    assert (scaling["low"], scaling["high"]) == (low, high)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "int32"])
+def test_zscores_are_those_of_numpy_in_one_step_or_two(models, tmp_path, dtype):
+    values = grey(6).astype(dtype)
+    volume = scan(values)
+    normal = normalise(volume, tmp_path / "normal.zarr", scheme="zscore", work=quiet())
+    expected = (values.astype(np.float64) - values.mean()) / values.astype(np.float64).std()
+    np.testing.assert_allclose(normal.read(), expected, atol=2e-6)
+    two_steps = segment(normal, tmp_path / "two.zarr", model=models / "zscore", work=quiet()).read()
+    one_step = segment(volume, tmp_path / "one.zarr", model=models / "zscore", work=quiet()).read()
+    np.testing.assert_array_equal(one_step, two_steps)
+    with pytest.raises(InputError, match="was normalised by zscore, but 'windowed' was trained on percentiles"):
+        segment(normal, tmp_path / "three.zarr", model=models / "slices", work=quiet())
+
+
+@pytest.mark.parametrize("name", ["slices", "volume", "local"])
+@pytest.mark.parametrize("quantisation", ["float32", "uint16"])
+def test_probabilities_are_kept_beside_the_labels(models, tmp_path, name, quantisation):
+    values = scan(grey(7))
+    how = {"model": models / name, "work": quiet(block_shape=(4, 13, 11))}
+    folder = tmp_path / "shares"
+    labels = segment(values, tmp_path / "a.zarr", probabilities=folder, quantisation=quantisation, **how)
+    plain = segment(values, tmp_path / "b.zarr", **how)
+    np.testing.assert_array_equal(labels.read(), plain.read())
+    stored = [open_zarr(p) for p in sorted(folder.iterdir())]
+    n_classes = len(load_bundle(models / name).classes)
+    assert [p.name for p in sorted(folder.iterdir())] == [f"{n}_class_{n}.zarr" for n in range(n_classes)]
+    shares = np.stack([v.read() for v in stored]).astype(np.float64)
+    scale = stored[1].storage.state()["record"]["probability"]["scale"]
+    np.testing.assert_allclose(shares.sum(0) * scale, 1, atol=5e-5)
+    one = segment(values, tmp_path / "c.zarr", output="class 1", **how).read()
+    np.testing.assert_allclose(shares[1] * scale, one, atol=1e-7 if quantisation == "float32" else 1e-5)
+    segment(values, tmp_path / "a.zarr", probabilities=folder, quantisation=quantisation, **how)
+    with pytest.raises(PlanError, match="give another folder"):
+        segment(values, tmp_path / "d.zarr", probabilities=folder, quantisation="float16", **how)
+
+
+def test_a_tolerance_takes_a_smaller_margin_and_says_what_it_costs(models, tmp_path, monkeypatch):
+    values = scan(grey(8, (3, 130, 140)))
+    monkeypatch.setattr(tiles_module, "WHOLE_SLICE_BYTES", 1)
+    monkeypatch.setattr(tiles_module, "TILE_VOXELS", {2: 32})
+    exact = segment(values, tmp_path / "exact.zarr", model=models / "local", work=quiet())
+    found = segment(values, tmp_path / "fast.zarr", model=models / "local", tolerance=0.2, work=quiet())
+    said = summary(open_zarr(tmp_path / "fast.zarr"))["tolerance"]
+    full = load_bundle(models / "local").reach.margin_before[0]
+    assert 0 < said["margin"][1] < full
+    assert said["agreement"] >= 0.8
+    assert said["largest_probability_difference"] > 0
+    assert (found.read() == exact.read()).mean() == pytest.approx(said["agreement"], abs=0.1)
+    segment(values, tmp_path / "fast.zarr", model=models / "local", tolerance=0.2, work=quiet())
+    strict = segment(values, tmp_path / "strict.zarr", model=models / "local", tolerance=1e-9, work=quiet())
+    np.testing.assert_array_equal(strict.read(), exact.read())
+
+
+def test_a_reduced_precision_says_how_many_labels_it_changed(models, tmp_path):
+    values = scan(grey(9))
+    exact = segment(values, tmp_path / "a.zarr", model=models / "slices", work=quiet()).read()
+    found = segment(values, tmp_path / "b.zarr", model=models / "slices", precision="bfloat16", work=quiet())
+    said = summary(open_zarr(tmp_path / "b.zarr"))["agreement"]
+    assert said["samples_voxels"] == 8 * 8 * 12
+    assert (found.read() == exact).mean() == pytest.approx(said["agreement"], abs=0.05)
+    assert 0 < said["largest_probability_difference"] < 0.5
+
+
+def test_air_is_computed_once_and_counted(models, tmp_path):
+    values = grey(10)
+    values[2:] = 0
+    segment(scan(values), tmp_path / "a.zarr", model=models / "slices", work=quiet())
+    windows = summary(open_zarr(tmp_path / "a.zarr"))["windows"]
+    assert windows["of_one_value"] * 9 == windows["computed"] * 7
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "message"),
+    [
+        (lambda: scan(grey(), (5.0, 5.0, 6.0)), {}, "voxels of 6 µm along x, but 'windowed' was trained on 5 µm"),
+        (lambda: scan(grey().astype(np.float64)), {}, "at most 32 bits"),
+        (lambda: scan(np.zeros(SHAPE, bool)), {}, "holds"),
+        (lambda: scan(np.full(SHAPE, 7, np.uint16)), {}, "no contrast to scale"),
+        (lambda: scan(np.where(grey() > 3990, np.nan, 1).astype(np.float32)), {}, "NaN"),
+        (lambda: scan(grey()), {"model": "nowhere"}, "its card names no windows"),
+    ],
+)
+def test_input_that_cannot_be_labelled_is_refused(models, tmp_path, values, how, message):
+    model = models / how.get("model", "slices")
+    with pytest.raises(InputError, match=message):
+        segment(values(), tmp_path / "a.zarr", model=model, work=quiet())
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_other_voxel_sizes_are_taken_when_asked(models, tmp_path):
+    values = scan(grey(shape=(2, 20, 20)), (5.0, 5.0, 6.0))
+    segment(values, tmp_path / "a.zarr", model=models / "slices", any_voxel_size=True, work=quiet())
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"tolerance": 0.001}, "is defined by windows"),
+        ({"tolerance": 2.0}, "between 0 and 1"),
+        ({"quantisation": "int4"}, "quantisation must be one of"),
+        ({"output": "bone"}, "must be 'labels' or one of the classes"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(models, tmp_path, how, message):
+    with pytest.raises(ValueError, match=message):
+        segment(scan(grey()), tmp_path / "a.zarr", model=models / "slices", work=quiet(), **how)
+
+
+def test_memory_too_small_for_a_window_is_refused(models, tmp_path):
+    work = Work(resources=Resources(slots=2, memory_bytes=300 * 2**20), progress=False)
+    with pytest.raises(PlanError, match="of host memory"):
+        segment(scan(grey()), tmp_path / "a.zarr", model=models / "slices", as_is=True, work=work)
+
+
+def test_volumes_smaller_than_a_window_lie_among_zeros(models, tmp_path):
+    bundle, values = load_bundle(models / "volume"), grey(11, (3, 5, 12))
+    found = segment(scan(values), tmp_path / "a.zarr", model=models / "volume", work=quiet()).read()
+    mean = mean_of_windows([bundle.network()], scaled(values), bundle.card.windows)
+    np.testing.assert_array_equal(found, mean.argmax(0))
+
+
+def test_the_record_is_json(models, tmp_path):
+    segment(scan(grey()), tmp_path / "a.zarr", model=models / "volume", work=quiet(block_shape=(9, 13, 11)))
+    assert json.loads(json.dumps(summary(open_zarr(tmp_path / "a.zarr"))))["backend"] == "torch"

@@ -1,0 +1,116 @@
+"""How the grey values of a volume are scaled: from exact percentiles or moments of all its voxels, never of a block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tomoscale.errors import InputError
+from tomoscale.kernels.filters import clip_and_scale
+from tomoscale.kernels.scaling import STANDARDISED, Scaling
+from tomoscale.measures.fixed_point import FixedPoint
+from tomoscale.measures.intensity import (
+    Population,
+    histogram,
+    label_moments,
+    moments,
+    moments_from_histogram,
+    percentiles,
+    refinement,
+)
+from tomoscale.networks.card import Normalisation
+from tomoscale.step import Counts
+from tomoscale.volume import Volume, ZarrArray
+from tomoscale.work import Work
+
+SCHEMES = ("percentiles", "zscore")
+MADE_BY = {"percentiles": clip_and_scale(0, 1).name, "zscore": STANDARDISED}
+"""Name of the kernel that `normalise` runs, by scheme: it stands in the record of what it made."""
+
+
+def scaling_of(
+    volume: Volume, how: Normalisation, record: Path, work: Work, population: Population | None = None
+) -> Scaling:
+    """Scaling of a volume by a scheme; without numbers where only plans are shown.
+
+    Parameters
+    ----------
+    volume : Volume
+    how : Normalisation
+    record : Path
+        Folder in which the passes keep their counts, so that they are not done twice.
+    work : Work
+    population : Population, optional
+        Voxels that count; all by default.
+
+    Raises
+    ------
+    InputError
+        If there is no contrast to scale, or no voxel counts.
+    """
+    population = population or Population(volume.dtype.name)
+    if how.scheme == "zscore":
+        low, high = how.clip or (None, None)
+        if how.mean is not None and how.deviation is not None:
+            return Scaling(how.mean, how.deviation, low, high)
+        mean, deviation = _moments(volume, population, record, work)
+        if not deviation > 0:
+            raise InputError(_without_contrast(volume, f"all its grey values are {mean}", mean))
+        return Scaling(mean, deviation, low, high)
+    least, most = how.percentiles
+    low, high = range_of(volume, population, how.percentiles, record, work)
+    if not low < high:
+        raise InputError(_without_contrast(volume, f"its percentiles {least} and {most} are both {low}", low))
+    return Scaling.between(low, high)
+
+
+def range_of(
+    volume: Volume, population: Population, percents: tuple[float, float], record: Path, work: Work
+) -> tuple[float, float]:
+    """Two exact percentiles: one pass for 8 and 16 bits, two for 32; (0, 1) where only plans are shown."""
+    first = work.measure((histogram(population),), {"grey": volume}, record / "first")
+    if first is None:
+        return 0.0, 1.0
+    return _percentiles(volume, population, first, percents, record, work)
+
+
+def made_by_normalise(volume: Volume) -> str | None:
+    """Scheme of a volume that `normalise` made; None of any other."""
+    state = volume.storage.state() if isinstance(volume.storage, ZarrArray) else None
+    steps = ((state or {}).get("record") or {}).get("run", {}).get("step", {})
+    return next((scheme for scheme, name in MADE_BY.items() if list(steps) == [name]), None)
+
+
+def _moments(volume: Volume, population: Population, record: Path, work: Work) -> tuple[float, float]:
+    """Exact mean and standard deviation: one pass, or three for floats, whose range must be known first."""
+    steps = None
+    if volume.dtype.kind == "f":
+        low, high = range_of(volume, population, (0.0, 100.0), record, work)
+        if not low < high:
+            return low, 0.0
+        steps = FixedPoint(low, high)
+    elif volume.dtype.itemsize < 4:
+        first = work.measure((histogram(population),), {"grey": volume}, record / "first")
+        if first is None:
+            return 0.0, 1.0
+        found = moments_from_histogram(population, first)
+        return float(found.mean[0]), float(found.sigma[0])
+    counts = work.measure((label_moments(population, steps),), {"grey": volume}, record / "moments")
+    if counts is None:
+        return 0.0, 1.0
+    found = moments(population, counts, steps)
+    return float(found.mean[0]), float(found.sigma[0])
+
+
+def _percentiles(
+    volume: Volume, population: Population, first: Counts, percents: tuple[float, float], record: Path, work: Work
+) -> tuple[float, float]:
+    refine = refinement(population, first, percents)
+    name = f"second_{percents[0]:g}_{percents[1]:g}"
+    second = None if refine is None else work.measure((refine,), {"grey": volume}, record / name)
+    low, high = percentiles(population, percents, first, second)[0]
+    return float(low), float(high)
+
+
+def _without_contrast(volume: Volume, found: str, value: float) -> str:
+    why = "no voxel counts" if value != value else found
+    return f"{volume.name}: {why}, so there is no contrast to scale"

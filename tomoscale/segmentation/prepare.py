@@ -1,0 +1,189 @@
+"""What is decided before a volume is segmented: whether the network fits it, how grey values are scaled, what speed costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tomoscale.errors import InputError
+from tomoscale.geometry import AXES
+from tomoscale.kernels.network import Runtime
+from tomoscale.kernels.scaling import Scaling
+from tomoscale.ledger import read_plan
+from tomoscale.measures.intensity import Population
+from tomoscale.networks.bundle import Bundle, load_bundle
+from tomoscale.normalisation import made_by_normalise, range_of, scaling_of
+from tomoscale.objects.distance import parts_of
+from tomoscale.plan import ledger_folder
+from tomoscale.segmentation.agreement import measured_agreement
+from tomoscale.segmentation.task import Task
+from tomoscale.segmentation.tolerance import with_tolerance
+from tomoscale.segmentation.windowed import PROVISIONAL
+from tomoscale.volume import Volume
+from tomoscale.work import Work
+
+VOXEL_SIZE_TOLERANCE = 0.1
+"""Voxels that differ by more from those of the training show another scale to a network."""
+
+
+def prepared(  # noqa: PLR0913 -- what `segment` is asked
+    volume: Volume,
+    model: str | Path,
+    record: Path,
+    work: Work,
+    *,
+    output: str = "labels",
+    runtime: tuple[str, str] = ("torch", "float32"),
+    as_is: bool = False,
+    any_voxel_size: bool = False,
+) -> Task:
+    """Open a bundle, hold it against a volume, and find how its grey values are scaled.
+
+    Parameters
+    ----------
+    volume : Volume
+    model : path
+    record : Path
+        Folder for the counts of the passes over the grey values.
+    work : Work
+    output, runtime, as_is, any_voxel_size
+        As for `tomoscale.segmentation.segment.segment`; `runtime` is backend and precision.
+
+    Raises
+    ------
+    InputError
+        If they do not fit each other.
+    """
+    how = Runtime(*runtime)
+    bundle = load_bundle(model)
+    if volume.kind != "grey" or volume.dtype.kind not in "uif":
+        raise InputError(f"{volume.name} holds {volume.kind} ({volume.dtype}), but a network labels grey values")
+    if volume.dtype.itemsize > 4:
+        raise InputError(
+            f"{volume.name} holds {volume.dtype}, but a network takes grey values of at most 32 bits: store it as float32"
+        )
+    if not bundle.reach.local and bundle.card.windows is None:
+        raise InputError(
+            f"{bundle.path}: what this network says of a voxel depends on the window as a whole, and its card names no "
+            "windows, so its result would depend on the blocks: save the bundle again with Windows in its card"
+        )
+    if not any_voxel_size:
+        _check_voxel_size(volume, bundle)
+    task = Task(bundle, volume, None, output, how)
+    # Arguments are refused before the grey values are read.
+    task.kernel()
+    return task if as_is else replace(task, scaling=_scaling(volume, bundle, record, work))
+
+
+def measured(task: Task, target: Path, tolerance: float | None, work: Work) -> Task:
+    """Task with a margin by a tolerance, and with what a reduced backend costs; measured once, then taken from the record.
+
+    Raises
+    ------
+    ValueError
+        If a tolerance is given for a network that is not local.
+    """
+    if tolerance is not None and task.windowed:
+        raise ValueError(
+            "a tolerance makes the margin of tiles smaller, but the result of this network is defined by windows, which "
+            "have none: leave the tolerance out"
+        )
+    if work.plan_only:
+        return task
+    exact = replace(task, runtime=Runtime())
+    before = {} if work.overwrite else _noted(target)
+    if tolerance is not None:
+        note = before.get("tolerance")
+        if note is not None and note["asked"] == tolerance:
+            margin = note["margin"]
+            task = replace(task, margin=None if margin is None else (margin[0], margin[1], margin[2]))
+            task = replace(task, notes={**task.notes, "tolerance": note})
+        else:
+            task = replace(with_tolerance(exact, tolerance, work), runtime=task.runtime)
+    if not task.runtime.exact:
+        note = before.get("agreement") or measured_agreement(task, exact, work)
+        task = replace(task, notes={**task.notes, "agreement": note})
+    return task
+
+
+def agreement(  # noqa: PLR0913 -- what is compared, and on which grey values
+    model: str | Path,
+    volume: Volume,
+    *,
+    backend: str = "torch",
+    precision: str = "bfloat16",
+    as_is: bool = False,
+    any_voxel_size: bool = False,
+    record: Path,
+    work: Work,
+) -> dict[str, Any]:
+    """Measure how many labels a backend and precision change against torch in float32, on samples of a volume.
+
+    Parameters
+    ----------
+    model : path
+    volume : Volume
+    backend, precision, as_is, any_voxel_size
+        As for `tomoscale.segmentation.segment.segment`.
+    record : Path
+        Folder for the counts of the passes over the grey values.
+    work : Work
+
+    Returns
+    -------
+    dict
+        Voxels compared and differing, the share that agrees, the largest difference of a probability.
+    """
+    task = prepared(
+        volume, model, record, work, runtime=(backend, precision), as_is=as_is, any_voxel_size=any_voxel_size
+    )
+    found = measured_agreement(task, replace(task, runtime=Runtime()), work)
+    return {"backend": backend, "precision": precision, **found}
+
+
+def _check_voxel_size(volume: Volume, bundle: Bundle) -> None:
+    if volume.voxel_size_um is None:
+        return
+    trained = bundle.card.voxel_size_um
+    for axis, one, other in zip(AXES, volume.voxel_size_um, trained, strict=True):
+        if abs(one / other - 1) > VOXEL_SIZE_TOLERANCE:
+            raise InputError(
+                f"{volume.name} has voxels of {one:g} µm along {axis}, but {bundle.card.name!r} was trained on {other:g} µm: it "
+                "would see another scale; resample the volume, take another model, or go on with --any-voxel-size"
+            )
+
+
+def _scaling(volume: Volume, bundle: Bundle, record: Path, work: Work) -> Scaling | None:
+    """Scaling of a volume by the card; None if `normalise` has scaled it, or it lies in 0..1 already.
+
+    Raises
+    ------
+    InputError
+        If it was scaled by another scheme.
+    """
+    how = bundle.card.normalisation
+    scheme = made_by_normalise(volume)
+    if scheme == how.scheme or (work.plan_only and volume.dtype.kind == "f"):
+        return None
+    if scheme is not None:
+        raise InputError(
+            f"{volume.name} was normalised by {scheme}, but {bundle.card.name!r} was trained on {how.scheme}: give the volume "
+            "before it was normalised, or go on with --as-is"
+        )
+    if volume.dtype.kind == "f" and how.scheme == "percentiles":
+        least, most = range_of(volume, Population(volume.dtype.name), (0.0, 100.0), record, work)
+        if least >= 0 and most <= 1:
+            return None
+    return scaling_of(volume, how, record, work)
+
+
+def _noted(target: Path) -> dict[str, Any]:
+    """What a run that was begun has measured, which need not be measured again."""
+    notes: dict[str, Any] = {}
+    for begun in (parts_of(target) / PROVISIONAL, target):
+        folder = ledger_folder(begun)
+        if folder is not None and (folder / "plan.json").exists():
+            for parameters in read_plan(folder)["step"].values():
+                notes.update({k: parameters[k] for k in ("tolerance", "agreement") if k in parameters})
+    return notes
