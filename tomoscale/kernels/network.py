@@ -27,7 +27,7 @@ from tomoscale.arrays import Array, namespace_for, on_host
 from tomoscale.geometry import Block, Halo, Region, Shape, shift, three
 from tomoscale.kernels.grey_windows import ANSWERED, ANSWERS, GreyWindows, counts_of, only_value
 from tomoscale.kernels.scaling import Scaling
-from tomoscale.kernels.tiles import Tiles, batch_shape, tiles_of
+from tomoscale.kernels.tiles import Tiles, activation_bytes, batch_shape, tiles_of
 from tomoscale.networks.bundle import Bundle
 from tomoscale.networks.runtime import (
     Forward,
@@ -37,7 +37,6 @@ from tomoscale.networks.runtime import (
     share_memory_pool,
     window_threads,
 )
-from tomoscale.networks.workspace import workspace_bytes
 from tomoscale.step import Counts, Kernel
 
 ALL_WINDOWS_BYTES = 4 * 2**30
@@ -125,7 +124,7 @@ def inference(  # noqa: PLR0913 -- each is one decision that the result or the m
     tiles = tiles_of(bundle, shape, tile_shape, margin)
     target = class_of(bundle, output)
     # Resident memory grew by 1.4 times the activations: libraries copy to their own layouts.
-    window = workspace_bytes(bundle.skeleton(), batch_shape(bundle, tiles.largest_window)) * 3 // 2
+    window = activation_bytes(bundle, batch_shape(bundle, tiles.largest_window)) * 3 // 2
     at_once = runtime.windows_at_once(window)
     dtype = np.dtype(np.uint8 if target is None else np.float32)
     answers = ANSWERS * 4 * len(bundle.classes) * int(np.prod(tiles.largest_window))

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tomoscale.geometry import AXES, Region, Shape, read_span, three
 from tomoscale.networks.bundle import Bundle
@@ -112,9 +113,15 @@ def batch_shape(bundle: Bundle, window: Shape) -> tuple[int, ...]:
     return (window[0], slices, *window[1:]) if bundle.dimensions == 2 else (1, 1, *window)
 
 
+@lru_cache(maxsize=256)
+def activation_bytes(bundle: Bundle, shape: tuple[int, ...]) -> int:
+    """Peak bytes of the activations for an input of one shape, see `workspace_bytes`."""
+    return workspace_bytes(bundle.skeleton(), shape)
+
+
 def _default_tile(bundle: Bundle, tiles: Tiles) -> Shape:
     whole = tiles.canvas if bundle.dimensions == 3 else (1, *tiles.canvas[1:])
-    if workspace_bytes(bundle.skeleton(), batch_shape(bundle, whole)) <= WHOLE_SLICE_BYTES:
+    if activation_bytes(bundle, batch_shape(bundle, whole)) <= WHOLE_SLICE_BYTES:
         return whole
     edge = TILE_VOXELS[bundle.dimensions]
     return three(min(n, math.lcm(s, edge)) for n, s in zip(whole, tiles.stride, strict=True))

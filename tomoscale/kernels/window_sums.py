@@ -45,10 +45,10 @@ from tomoscale.kernels.network import (
     three_slices,
 )
 from tomoscale.kernels.scaling import Scaling
+from tomoscale.kernels.tiles import activation_bytes
 from tomoscale.networks.bundle import Bundle
 from tomoscale.networks.runtime import Forward, members_of, window_threads
 from tomoscale.networks.windows import WindowGrid
-from tomoscale.networks.workspace import workspace_bytes
 from tomoscale.step import Counts, Kernel
 
 BITS = {"logits": 20, "probabilities": 30}
@@ -257,7 +257,7 @@ def _hull(one: Region, other: Region) -> Region:
 def _window_bytes(bundle: Bundle, shape: tuple[int, ...]) -> int:
     """Memory of one window; resident memory grew by 1.4 times the activations."""
     try:
-        return workspace_bytes(bundle.skeleton(), shape) * 3 // 2
+        return activation_bytes(bundle, shape) * 3 // 2
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"{bundle.path}: the network does not take the windows of its card, {shape[2:]} voxels "
