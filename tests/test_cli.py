@@ -24,6 +24,7 @@ from tomoscale.cli import main, make_program_of_all, values
 from tomoscale.cli.failures import KINDS
 from tomoscale.cli.shell import GENERAL_SCHEMAS, SCHEMAS, schema
 from tomoscale.cli.volumes import FORMATS, OME_04
+from tomoscale.segmentation.segment import SHIPPED_MODEL
 from tomoscale.volume import open_zarr
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,6 +121,14 @@ def test_every_result_is_as_its_schema_says(tmp_path, slices, labels, capsys):
     }
     told(capsys, "normalise", scan, normal)
     told(capsys, "segment", normal, tmp_path / "found.zarr")
+    shares = ("--probabilities", tmp_path / "shares", "--quantisation", "uint16")
+    kept = told(
+        capsys, "segment", scan, tmp_path / "kept.zarr", "--precision", "bfloat16", "--tolerance", 0.01, *shares
+    )
+    assert kept["agreement"]["agreement"] > 0.9
+    record = ("--record", tmp_path / "greys")
+    found = told(capsys, "model", "agreement", SHIPPED_MODEL, scan, "--precision", "bfloat16", *record)
+    assert found["agreement"] == kept["agreement"]["agreement"]
     told(capsys, "clean", labels, tmp_path / "clean.zarr")
     more = ("--grey", scan, "--truth", tmp_path / "clean.zarr", "--outer-contact")
     measured = told(capsys, "measure", labels, tmp_path / "results", *more)

@@ -124,6 +124,9 @@ VALUES = (
     mistake("a range in the wrong order", "threshold {scan} {out} --range 9 3", 2, "9", "3", "low must be less"),
     mistake("a radius of nothing", "clean {labels} {out} --radius 0", 2, "'0'", "at least 1"),
     mistake("a radius with a unit", "clean {labels} {out} --radius 5um", 2, "'5um'", "whole number"),
+    mistake("an unknown scheme", "normalise {scan} {out} --scheme minmax", 2, "'minmax'", "percentiles, zscore"),
+    mistake("a tolerance of everything", "segment {normal} {out} --tolerance 1", 2, "between 0 and 1"),
+    mistake("the probability of no class", "segment {normal} {out} --output wood", 2, "'wood'", "bone"),
     mistake("an unknown backend", "segment {normal} {out} --backend onnx", 2, "'onnx'", "torch, openvino"),
     mistake("an unknown precision", "segment {normal} {out} --precision float16", 2, "'float16'", "did you mean"),
     mistake("a healing time without a unit", "measure {labels} {out} --healing-time 6", 2, "'6'", "no unit", "6weeks"),
@@ -271,7 +274,7 @@ SCIENCE = (
     mistake(
         "too many classes", "thresholds {flat} {out} --number 3", 3, "{flat}", "fewer than 3 different grey values"
     ),
-    mistake("segmenting what is not normalised", "segment {scan} {out}", 3, "uint16", "tomoscale normalise"),
+    mistake("segmenting labels", "segment {labels} {out}", 3, "{labels}", "a network labels grey values"),
     mistake("cleaning values that are not labels", "clean {normal} {out}", 3, "normal.zarr"),
     mistake("no such model", "segment {normal} {out} --model {nowhere}", 3, "{nowhere}"),
     mistake("a folder without a model", "segment {normal} {out} --model {empty}", 3, "{empty}", "card.json"),

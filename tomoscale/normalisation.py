@@ -105,7 +105,7 @@ def _percentiles(
     volume: Volume, population: Population, first: Counts, percents: tuple[float, float], record: Path, work: Work
 ) -> tuple[float, float]:
     refine = refinement(population, first, percents)
-    name = f"second_{percents[0]:g}_{percents[1]:g}"
+    name = "range" if percents == (0, 100) else "second"
     second = None if refine is None else work.measure((refine,), {"grey": volume}, record / name)
     low, high = percentiles(population, percents, first, second)[0]
     return float(low), float(high)
