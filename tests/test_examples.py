@@ -53,6 +53,7 @@ BENCHMARKS = {
     "watershed.py": ("--size", "32", "--block", "16", "--bone", "nowhere"),
     "thickness.py": ("--size", "32", "--samples", "20"),
     "storage.py": ("--size", "32", "--shard", "32", "--chunk", "16", "--repeats", "1"),
+    "windows.py": ("--size", "48", "--slices", "2", "--window", "32", "--block", "24", "--repeat", "1"),
 }
 SHARED = {"record.py"}
 WITH_DATA = {"train_sandstone.py"}

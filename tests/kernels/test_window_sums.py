@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,8 @@ from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels import window_sums
 from tomoscale.kernels.grey_windows import ANSWERED
-from tomoscale.kernels.network import Runtime
+from tomoscale.kernels.network import TORCH_BYTES, Runtime
+from tomoscale.kernels.scaling import Scaling
 from tomoscale.kernels.window_sums import window_inference
 from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.networks.card import Windows
@@ -109,6 +113,52 @@ def test_windows_in_threads_give_the_same_bits(bundles):
     two = map_whole(window_inference(bundle, values.shape, runtime=Runtime(at_once=2)), values)
     torch.set_num_threads(1)
     np.testing.assert_array_equal(one, two)
+
+
+def test_the_kernel_pickles_small_whatever_the_volume(bundles, tmp_path):
+    kernel = window_inference(bundles["volume"], (9, 14, 100_000))
+    blocks = Grid((9, 14, 100_000), (9, 14, 500))
+    seams = Seams(str(tmp_path), kernel.function.grid, blocks, whole=False)
+    assert kernel.function.grid.seam_voxels(blocks) > 0
+    message = pickle.dumps(window_inference(bundles["volume"], (9, 14, 100_000), hand_over=seams))
+    assert len(message) < 4000
+    assert pickle.loads(message).function.grid.axes[2].starts.tolist() == kernel.function.grid.axes[2].starts.tolist()
+
+
+@pytest.mark.parametrize("in_one_pass", [True, False])
+def test_declared_memory_bounds_the_measured_peak(bundles, tmp_path, in_one_pass):
+    values = (grey((24, 48, 64), 1) * 1000).astype(np.uint16)
+    grid = window_inference(bundles["volume"], values.shape).function.grid
+    blocks = Grid(values.shape, (12, 30, 64))
+    seams = None if in_one_pass else Seams(str(tmp_path), grid, blocks, whole=False)
+    scaling, runtime = Scaling.between(0, 1000), Runtime(at_once=1)
+    kernel = window_inference(bundles["volume"], values.shape, scaling=scaling, runtime=runtime, hand_over=seams)
+    block = kernel.block(blocks, 0, values.shape)
+    given = np.ascontiguousarray(values[block.read])
+    kernel.apply(given, block)
+    tracemalloc.start()
+    kernel.apply(given, block)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= kernel.bytes_per_voxel * given.size + kernel.fixed_bytes - TORCH_BYTES + 50_000
+
+
+def test_openvino_agrees_with_torch_and_with_itself_by_blocks(bundles):
+    pytest.importorskip("openvino")
+    bundle, values = bundles["slices"], grey((2, 21, 19), 6)
+    kernel = window_inference(bundle, values.shape, runtime=Runtime("openvino"))
+    labels = map_whole(kernel, values)
+    np.testing.assert_array_equal(map_by_blocks(kernel, values, (1, 9, 19)), labels)
+    assert (labels == map_whole(window_inference(bundle, values.shape), values)).mean() > 0.99
+
+
+@pytest.mark.gpu
+def test_labels_on_a_gpu_are_those_of_the_host(bundles):
+    bundle, values = bundles["volume"], grey((9, 14, 20), 7)
+    kernel = window_inference(bundle, values.shape)
+    labels = map_whole(kernel, values, "cuda")
+    np.testing.assert_array_equal(map_by_blocks(kernel, values, (4, 9, 11), "cuda"), labels)
+    assert_labels_of(expected_of(bundle, values), labels)
 
 
 def test_windows_of_one_value_are_computed_once_and_give_the_same_bits(bundles, monkeypatch):

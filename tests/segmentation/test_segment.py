@@ -159,8 +159,17 @@ def test_zscores_are_those_of_numpy_in_one_step_or_two(models, tmp_path, dtype):
         segment(normal, tmp_path / "three.zarr", model=models / "slices", work=quiet())
 
 
-@pytest.mark.parametrize("name", ["slices", "volume", "local"])
-@pytest.mark.parametrize("quantisation", ["float32", "uint16"])
+def test_floats_out_of_range_are_scaled_and_those_within_are_not(models, tmp_path):
+    values = grey(12).astype(np.float32)
+    out = segment(scan(values), tmp_path / "out.zarr", model=models / "slices", work=quiet()).read()
+    within = segment(scan(scaled(values)), tmp_path / "in.zarr", model=models / "slices", work=quiet()).read()
+    np.testing.assert_array_equal(out, within)
+    assert summary(open_zarr(tmp_path / "in.zarr"))["scaling"] is None
+    as_is = segment(scan(values), tmp_path / "as_is.zarr", model=models / "slices", as_is=True, work=quiet())
+    assert (as_is.read() != out).any()
+
+
+@pytest.mark.parametrize(("name", "quantisation"), [("slices", "uint16"), ("volume", "float32"), ("local", "uint16")])
 def test_probabilities_are_kept_beside_the_labels(models, tmp_path, name, quantisation):
     values = scan(grey(7))
     how = {"model": models / name, "work": quiet(block_shape=(4, 13, 11))}

@@ -53,6 +53,8 @@ from tomoscale.step import Counts, Kernel
 
 BITS = {"logits": 20, "probabilities": 30}
 """Of the fraction of a step, by what is averaged."""
+WAITING_BYTES = 1500
+"""Of a window that waits for a thread, which counts where windows are small: 1100 measured."""
 LARGEST_DIFFERENCE = 2047.0
 """Of two logits of a voxel; what is further behind is 0 as a probability, in any precision."""
 
@@ -110,10 +112,10 @@ def window_inference(  # noqa: PLR0913 -- each is one decision that the result o
         function=_WindowInference(bundle, grid, windows, target, runtime, at_once, sink, hand_over),
         halo=halo + Halo((windows.around, 0, 0), (windows.around, 0, 0)),
         dtype=dtype,
-        # Sums, labels while they are compared; and copies of the sums for a file, or probabilities.
+        # Sums, labels while they are compared, windows that wait; and copies of the sums for a file, or probabilities.
         bytes_per_voxel=4 * n_classes
-        + 6
-        + 1
+        + 7
+        + WAITING_BYTES / _voxels_per_window(grid)
         + (4 * n_classes if hand_over else 0)
         + _probability_bytes(output, sink, n_classes),
         parameters={
@@ -263,6 +265,10 @@ def _window_bytes(bundle: Bundle, shape: tuple[int, ...]) -> int:
             f"{bundle.path}: the network does not take the windows of its card, {shape[2:]} voxels "
             f"({str(error).splitlines()[0]}): save the bundle again with windows that are a multiple of its stride"
         ) from error
+
+
+def _voxels_per_window(grid: WindowGrid) -> float:
+    return float(np.prod([max(1.0, w * grid.windows.step) if w > 1 else 1 for w in grid.window]))
 
 
 def _probability_bytes(output: str, sink: Sink | None, n_classes: int) -> int:

@@ -150,6 +150,10 @@ class WindowGrid:
         )
         return z, y, x
 
+    def __reduce__(self) -> tuple[type[WindowGrid], tuple[Shape, Windows]]:
+        # Without what was worked out: it is as long as the volume.
+        return WindowGrid, (self.shape, self.windows)
+
     def __len__(self) -> int:
         return math.prod(len(axis.starts) for axis in self.axes)
 
