@@ -9,7 +9,9 @@ precision. Blocks that computed every window they touch would compute `naive_red
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import sys
 import tempfile
 import warnings
 from dataclasses import replace
@@ -68,7 +70,8 @@ def by_monai(network: torch.nn.Module, grey: np.ndarray, windows: Windows) -> np
 
 def by_nnunet(network: torch.nn.Module, grey: np.ndarray, windows: Windows, n_classes: int) -> np.ndarray:
     """Labels by nnU-Net's predictor on the whole volume in memory."""
-    with warnings.catch_warnings():
+    # It tells what device it takes on stdout, which is for one line of JSON.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 

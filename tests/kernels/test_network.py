@@ -18,7 +18,7 @@ from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels import network as module
 from tomoscale.kernels import tiles as tiles_module
-from tomoscale.kernels.network import TORCH_BYTES, Runtime, agreement, inference
+from tomoscale.kernels.network import TORCH_BYTES, Runtime, inference
 from tomoscale.kernels.scaling import Scaling
 from tomoscale.networks.bundle import load_bundle, save_bundle
 
@@ -45,6 +45,11 @@ def bundles(tmp_path_factory):
 
 def grey(shape, seed):
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def agreement(first, second, values):
+    """Share of voxels that two kernels give the same label."""
+    return (map_whole(first, values) == map_whole(second, values)).mean()
 
 
 def logits_of_whole(bundle, values):

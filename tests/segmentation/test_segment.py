@@ -12,7 +12,7 @@ from tests.networks.windowed import PlainNet, instance_net, mean_of_windows, rea
 from tomoscale.commands import normalise
 from tomoscale.errors import InputError, Interrupted, PlanError
 from tomoscale.kernels import tiles as tiles_module
-from tomoscale.networks.bundle import load_bundle, save_bundle
+from tomoscale.networks.bundle import Bundle, load_bundle, save_bundle
 from tomoscale.networks.card import Normalisation, Windows
 from tomoscale.resources import Resources
 from tomoscale.segmentation.segment import segment, summary
@@ -130,6 +130,25 @@ def test_three_slices_are_shown_with_the_edge_slice_repeated(models, tmp_path):
     with torch.inference_mode():
         logits = bundle.network()(stacks).numpy()
     np.testing.assert_array_equal(found.read(), logits.argmax(1))
+
+
+@pytest.mark.parametrize("windows", [WINDOWS, Windows((8, 12), 0.5, "gaussian", "probabilities"), None])
+def test_members_are_averaged(tmp_path, monkeypatch, windows):
+    values, networks = grey(4), [instance_net(seed, PlainNet) for seed in (5, 6, 7)]
+    reach = reach_of(2, local=True)
+    save_bundle(tmp_path / "model", networks[0], windowed_card(windows), reach)
+    monkeypatch.setattr(Bundle, "members", 3, raising=False)
+    monkeypatch.setattr(Bundle, "network", lambda self, device="cpu", member=0: networks[member])
+    found = segment(scan(values), tmp_path / "a.zarr", model=tmp_path / "model", work=quiet(block_shape=(4, 13, 34)))
+    if windows is None:
+        with torch.inference_mode():
+            mean = sum(n(torch.from_numpy(scaled(values)[:, None])).transpose(0, 1).numpy() / 3 for n in networks)
+    else:
+        mean = mean_of_windows(networks, scaled(values), windows)
+    best = np.sort(mean, axis=0)
+    clear = best[-1] - best[-2] > 2e-5
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(found.read()[clear], mean.argmax(0)[clear])
 
 
 @pytest.mark.parametrize("name", ["slices", "local"])

@@ -55,7 +55,7 @@ class Runtime:
     Attributes
     ----------
     backend : str
-        "torch", or "openvino" (2 to 10 times faster on a CPU). Labels agree but for near ties: see `agreement`.
+        "torch", or "openvino" (2 to 10 times faster on a CPU). Labels agree but for near ties.
     precision : str
         "float32" or "bfloat16".
     at_once : int or None
@@ -146,7 +146,7 @@ def inference(  # noqa: PLR0913 -- each is one decision that the result or the m
         tile=tiles.tile,
         located=True,
         # OpenVINO holds the weights twice: as read and as it packs them.
-        fixed_bytes=TORCH_BYTES + at_once * window + 2 * members_of(bundle) * bundle.weights_bytes + answers,
+        fixed_bytes=TORCH_BYTES + at_once * window + 2 * bundle.weights_bytes + answers,
         own_threads=True,
         counted=True,
     )
@@ -177,23 +177,6 @@ def describe(bundle: Bundle, scaling: Scaling | None, output: str, runtime: Runt
         "backend": runtime.backend,
         "precision": runtime.precision,
     }
-
-
-def agreement(first: Kernel, second: Kernel, sample: Array) -> float:
-    """Share of voxels of a sample that two kernels give the same label, 0 to 1.
-
-    What a faster backend or precision costs must be measured on the trained network and real grey values: networks with
-    random weights nearly tie everywhere.
-
-    Parameters
-    ----------
-    first, second : Kernel
-        From `inference` for the shape of the sample.
-    sample : (Z, Y, X) array
-    """
-    block = Block(0, *(three_slices(slice(0, n) for n in sample.shape),) * 2, sample.shape, sample.shape)
-    one, other = (kernel.apply(sample, block) for kernel in (first, second))
-    return float((one == other).mean())
 
 
 @dataclass(frozen=True)

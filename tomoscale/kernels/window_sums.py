@@ -47,7 +47,7 @@ from tomoscale.kernels.network import (
 from tomoscale.kernels.scaling import Scaling
 from tomoscale.kernels.tiles import activation_bytes
 from tomoscale.networks.bundle import Bundle
-from tomoscale.networks.runtime import Forward, members_of, window_threads
+from tomoscale.networks.runtime import Forward, window_threads
 from tomoscale.networks.windows import WindowGrid
 from tomoscale.step import Counts, Kernel
 
@@ -128,10 +128,7 @@ def window_inference(  # noqa: PLR0913 -- each is one decision that the result o
             "windows": len(grid),
         },
         located=True,
-        fixed_bytes=TORCH_BYTES
-        + at_once * (window + 4 * values)
-        + ANSWERS * values
-        + 2 * members_of(bundle) * bundle.weights_bytes,
+        fixed_bytes=TORCH_BYTES + at_once * (window + 4 * values) + ANSWERS * values + 2 * bundle.weights_bytes,
         own_threads=True,
         counted=True,
     )
