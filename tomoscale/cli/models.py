@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
-from tomoscale.cli.command import Command, option
+from tomoscale.cli.command import ARCHITECTURE_MODULE, Command, option
 from tomoscale.cli.volumes import ANY_VOXEL_SIZE, AS_IS, BACKEND, PRECISION
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ COMMANDS = (
         (
             option("model", type=values.input_path, help="a model bundle"),
             option("source", type=values.input_path, help="a volume, or what `tomoscale convert` reads"),
+            ARCHITECTURE_MODULE,
             BACKEND,
             PRECISION,
             AS_IS,
