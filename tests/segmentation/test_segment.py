@@ -12,7 +12,7 @@ from tests.networks.windowed import PlainNet, instance_net, mean_of_windows, rea
 from tomoscale.commands import normalise
 from tomoscale.errors import InputError, Interrupted, PlanError
 from tomoscale.kernels import tiles as tiles_module
-from tomoscale.networks.bundle import Bundle, load_bundle, save_bundle
+from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.networks.card import Normalisation, Windows
 from tomoscale.resources import Resources
 from tomoscale.segmentation.segment import segment, summary
@@ -133,12 +133,10 @@ def test_three_slices_are_shown_with_the_edge_slice_repeated(models, tmp_path):
 
 
 @pytest.mark.parametrize("windows", [WINDOWS, Windows((8, 12), 0.5, "gaussian", "probabilities"), None])
-def test_members_are_averaged(tmp_path, monkeypatch, windows):
+def test_members_are_averaged(tmp_path, windows):
     values, networks = grey(4), [instance_net(seed, PlainNet) for seed in (5, 6, 7)]
     reach = reach_of(2, local=True)
-    save_bundle(tmp_path / "model", networks[0], windowed_card(windows), reach)
-    monkeypatch.setattr(Bundle, "members", 3, raising=False)
-    monkeypatch.setattr(Bundle, "network", lambda self, device="cpu", member=0: networks[member])
+    save_bundle(tmp_path / "model", networks, windowed_card(windows), reach)
     found = segment(scan(values), tmp_path / "a.zarr", model=tmp_path / "model", work=quiet(block_shape=(4, 13, 34)))
     if windows is None:
         with torch.inference_mode():

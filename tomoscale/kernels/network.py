@@ -33,7 +33,6 @@ from tomoscale.networks.runtime import (
     Forward,
     check_runtime,
     forward_of,
-    members_of,
     share_memory_pool,
     window_threads,
 )
@@ -249,7 +248,7 @@ def start(bundle: Bundle, runtime: Runtime, at_once: int, values: Array) -> tupl
     if device != "cpu":
         share_memory_pool(namespace_for(values))
     how = (bundle, runtime.backend, runtime.precision, device, streams)
-    forwards = tuple(forward_of(*how, member) for member in range(members_of(bundle)))
+    forwards = tuple(forward_of(*how, member) for member in range(bundle.members))
     return device, forwards, streams if device == "cpu" else 0
 
 

@@ -61,11 +61,6 @@ def forward_of(bundle: Bundle, backend: str, precision: str, device: str, stream
         return _prepare(bundle, member, backend, precision, device, streams if backend == "openvino" else 1)
 
 
-def members_of(bundle: Bundle) -> int:
-    """Networks of a bundle whose results are averaged."""
-    return int(getattr(bundle, "members", 1))
-
-
 @cache
 def window_threads(count: int) -> ThreadPoolExecutor:
     """Threads that compute a window each, without threads of their own; kept as long as the process."""
@@ -114,9 +109,8 @@ def _prepare(bundle: Bundle, member: int, backend: str, precision: str, device: 
     return _OpenVino(bundle, _network(bundle, member, device), precision, streams)
 
 
-def _network(bundle: Any, member: int, device: str) -> nn.Module:
-    found: nn.Module = bundle.network(device, member) if member else bundle.network(device)
-    return found
+def _network(bundle: Bundle, member: int, device: str) -> nn.Module:
+    return bundle.network(device, member)
 
 
 class _Torch:
