@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tomoscale.commands import opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.line_distance import distance_by_axis
-from tomoscale.ledger import read_plan, refuse_other_plan
-from tomoscale.plan import ledger_folder
+from tomoscale.parts import finished_before as finished_before
+from tomoscale.parts import made_of as made_of
+from tomoscale.parts import parts_of as parts_of
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work
@@ -99,42 +97,3 @@ def run_in_turn(kernels: tuple[Kernel, ...], source: Volume, target: Path, work:
     if not work.plan_only:
         shutil.rmtree(parts, ignore_errors=True)
     return result
-
-
-def parts_of(target: Path) -> Path:
-    """Folder of what lies between the passes that make a volume."""
-    return target.with_name(f"{target.name.removesuffix('.zarr')}.parts")
-
-
-def made_of(kernel: Kernel, source: Volume, **asked: Any) -> Kernel:
-    """Kernel whose record names the volume that the first of several passes reads, which the last one does not see."""
-    # A plan may be of a volume that an earlier step is to make.
-    identity = source.identity() if source.exists else {"volume": Path(source.name).name}
-    return replace(kernel, parameters={**kernel.parameters, "made of": identity, **asked})
-
-
-def finished_before(target: Path, kernel: Kernel, found: tuple[str, ...] = ()) -> bool:
-    """Whether `target` was finished by this very kernel, so that the passes before it need not run again.
-
-    Parameters
-    ----------
-    target : Path
-    kernel : Kernel
-        Of the last pass.
-    found : tuple of str
-        Parameters that the passes before it find out, and that are therefore not compared.
-
-    Raises
-    ------
-    PlanError
-        If it was begun by another one.
-    """
-    folder = ledger_folder(target)
-    if folder is None or not (folder / "plan.json").exists():
-        return False
-    recorded = dict(read_plan(folder)["step"])
-    wanted = {kernel.name: json.loads(json.dumps(dict(kernel.parameters)))}
-    for name in found:
-        wanted[kernel.name][name] = recorded.get(kernel.name, {}).get(name)
-    refuse_other_plan(folder, {"step": recorded}, {"step": wanted})
-    return open_zarr(target, unfinished=True).finished

@@ -1,0 +1,56 @@
+"""Volumes that several passes make: what lies between the passes, and what says that they need not run again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tomoscale.ledger import read_plan, refuse_other_plan
+from tomoscale.plan import ledger_folder
+from tomoscale.step import Kernel
+from tomoscale.volume import Volume, open_zarr
+
+
+def parts_of(target: Path) -> Path:
+    """Folder of what lies between the passes that make a volume."""
+    return target.with_name(f"{target.name.removesuffix('.zarr')}.parts")
+
+
+def made_of(kernel: Kernel, source: Volume, **asked: Any) -> Kernel:
+    """Kernel whose record names the volume that the first of several passes reads, which the last one does not see."""
+    return replace(kernel, parameters={**kernel.parameters, "made of": origin_of(source), **asked})
+
+
+def origin_of(source: Volume) -> dict[str, Any]:
+    """What names a volume in the records of what is made of it."""
+    # A plan may be of a volume that an earlier step is to make.
+    return source.identity() if source.exists else {"volume": Path(source.name).name}
+
+
+def finished_before(target: Path, kernel: Kernel, found: tuple[str, ...] = ()) -> bool:
+    """Whether `target` was finished by this very kernel, so that the passes before it need not run again.
+
+    Parameters
+    ----------
+    target : Path
+    kernel : Kernel
+        Of the last pass.
+    found : tuple of str
+        Parameters that the passes before it find out, and that are therefore not compared.
+
+    Raises
+    ------
+    PlanError
+        If it was begun by another one.
+    """
+    folder = ledger_folder(target)
+    if folder is None or not (folder / "plan.json").exists():
+        return False
+    recorded = dict(read_plan(folder)["step"])
+    wanted = {kernel.name: json.loads(json.dumps(dict(kernel.parameters)))}
+    for name in found:
+        wanted[kernel.name][name] = recorded.get(kernel.name, {}).get(name)
+    refuse_other_plan(folder, {"step": recorded}, {"step": wanted})
+    return open_zarr(target, unfinished=True).finished
