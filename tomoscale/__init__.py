@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tomoscale.plan import plan_map as plan_map
     from tomoscale.plan import plan_measure as plan_measure
     from tomoscale.resources import Resources as Resources
+    from tomoscale.segmentation.planes import segment_planes as segment_planes
     from tomoscale.segmentation.segment import segment as segment
     from tomoscale.studies import implant as implant
     from tomoscale.thresholding import threshold as threshold
@@ -62,6 +63,7 @@ _HOMES = {
     "run": "engine",
     "save_bundle": "networks.bundle",
     "segment": "segmentation.segment",
+    "segment_planes": "segmentation.planes",
     "semi_automatic": "objects.semi_automatic",
     "split_touching": "objects.splitting",
     "status": "audit",

@@ -46,6 +46,29 @@ EXCLUDE_ZEROS = flag("--exclude-zeros", "leave exact zeros out of the percentile
 MODEL = option(
     "--model", type=values.input_path, metavar="FOLDER", help="a model bundle (default: the small model that ships)"
 )
+PLANES = (
+    option(
+        "--planes",
+        type=values.positive,
+        choices=(1, 3, 9),
+        default=1,
+        help="planes that slices are cut in, their predictions fused: across z (default), across each axis, or those and six diagonals",
+    ),
+    option("--voting", choices=("soft", "majority"), help="of planes: mean probability (default soft), or most planes"),
+    option("--tie", choices=("summed", "lowest"), help="of a majority: largest sum (default), or smallest class"),
+    option("--space", choices=("probabilities", "logits"), help="what soft voting adds up (default probabilities)"),
+    option("--tile", type=values.positive, metavar="N", help="edge of the tiles that planes are cut into (default: slices)"),
+    option("--method", choices=("auto", "slabs", "blocks"), help="how planes are computed, same result (default auto)"),
+    option(
+        "--disagreement",
+        type=values.output_path,
+        metavar="TARGET",
+        help="also write how many planes disagree with each label",
+    ),
+    option(
+        "--entropy", type=values.output_path, metavar="TARGET", help="also write the entropy of the mean probabilities"
+    ),
+)
 OME_04 = "ome-zarr-0.4"
 FORMATS = ("tiff", "bigtiff", "nifti", "metaimage", OME_04)
 RAW = (
@@ -275,6 +298,7 @@ COMMANDS = (
             ),
             AS_IS,
             ANY_VOXEL_SIZE,
+            *PLANES,
             pyramid_option(True),
         ),
         works=True,

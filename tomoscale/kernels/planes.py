@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -298,6 +298,7 @@ def add_turned(rotation: Rotation, name: str, ballot: Ballot) -> Kernel:
         factor=(1 / k, 1.0, 1.0),
         target_shape=partial(_interleaved, shape=frame, numbers=k, to=rotation.shape),
         located=True,
+        inputs=("shares", "tally"),
     )
 
 
@@ -476,7 +477,9 @@ def _halo(network: PlaneNetwork) -> Halo:
     return Halo(network.along_axes(network.tiles.before), network.along_axes(network.tiles.after))
 
 
+@lru_cache(maxsize=64)
 def _window_bytes(bundle: Bundle, tiles: Tiles) -> int:
+    # Looked up: a plan drafts many kernels of the same few windows.
     # Resident memory grew by 1.4 times the activations: libraries copy to their own layouts.
     return workspace_bytes(bundle.skeleton(), batch_shape(bundle, tiles.largest_window)) * 3 // 2
 

@@ -171,6 +171,11 @@ class Outputs:
     disagreement: Path | None = None
     entropy: Path | None = None
 
+    def __post_init__(self) -> None:
+        paths = [p.absolute() for p in (self.labels, self.probabilities, self.disagreement, self.entropy) if p]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"two outputs are the same path: {', '.join(map(str, paths))}")
+
     @property
     def labels_only(self) -> bool:
         """Whether nothing else is asked for."""

@@ -177,7 +177,7 @@ class Drafting:
     described: dict[Path, Volume] = field(default_factory=dict)
 
     def make(self, kernel: Kernel, sources: Mapping[str, Volume], path: Path, numbers: int = 1) -> Volume:
-        """Describe the volume; a path that is there already costs nothing more, and is counted all the same."""
+        """Describe the volume, and count what making it costs."""
         if path in self.alive:
             return self.described[path]
         block = block_of(kernel, sources, path, numbers, self.work)

@@ -28,7 +28,9 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
     quantisation: str = "float32",
     as_is: bool = False,
     any_voxel_size: bool = False,
+    planes: int = 1,
     work: Work | None = None,
+    **fusing: Any,
 ) -> Volume:
     """Label every voxel of a volume by a network.
 
@@ -58,7 +60,12 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
         Take grey values as they are, whatever they are.
     any_voxel_size : bool
         Go on where voxels are not of the size that the network was trained on.
+    planes : 1, 3, 9
+        Slices across z; or slices in three or nine planes whose predictions are fused.
     work : Work or None
+    **fusing
+        How planes are fused and what else is made of them, see `tomoscale.segmentation.planes.segment_planes`: voting,
+        tie, space, tile, method, disagreement, entropy.
 
     Raises
     ------
@@ -77,6 +84,16 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be a share of labels between 0 and 1, got {tolerance}")
     work, target = work or Work(), Path(target)
+    fused = {name: value for name, value in fusing.items() if value is not None}
+    if planes != 1 or fused:
+        if tolerance is not None or output != "labels":
+            raise ValueError("tolerance and output are for slices across z: planes are fused exactly, and into labels")
+        from tomoscale.segmentation.planes import segment_planes
+
+        fused |= {"backend": backend, "precision": precision, "storage": quantisation}
+        return segment_planes(
+            source, target, model=model, planes=planes, keep_probabilities=probabilities, work=work, **fused
+        )
     task = prepared(
         opened(source),
         model or SHIPPED_MODEL,
