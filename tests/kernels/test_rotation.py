@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -80,6 +81,30 @@ def test_a_region_needs_no_more_than_its_box(seed, shape, axis, block_shape):
         np.testing.assert_array_equal(part, whole[region])
 
 
+@given(seed=seeds, shape=small_shapes, axis=axes, second=st.booleans())
+@settings(max_examples=25)
+def test_nothing_beyond_the_footprint_is_looked_at(seed, shape, axis, second):
+    rotation = Rotation(axis, shape)
+    turned = grey(rotation.canvas, seed)
+    normal = rotation.in_plane[second]
+    start, stop = rotation.footprint(normal)
+    across = np.arange(rotation.edge)
+    beyond = (across < start[:, None]) | (across >= stop[:, None])
+    # Axes (line, normal, across).
+    emptied = turned.copy().transpose(axis, normal, rotation.in_plane[not second])
+    emptied[:, beyond] = np.nan
+    emptied = emptied.transpose(np.argsort((axis, normal, rotation.in_plane[not second])))
+    np.testing.assert_array_equal(back(emptied, axis, shape), back(turned, axis, shape))
+    # Neither is there anything of the volume.
+    ones = map_whole(rotate(axis, shape), np.ones(shape, np.float32))
+    assert not ones.transpose(axis, normal, rotation.in_plane[not second])[:, beyond].any()
+
+
+def test_half_of_a_large_canvas_is_beyond_the_footprint():
+    start, stop = Rotation(0, (10, 400, 400)).footprint(1)
+    assert 0.49 < (stop - start).sum() / len(start) ** 2 < 0.52
+
+
 @given(seed=seeds, shape=small_shapes, axis=axes)
 @settings(max_examples=15)
 def test_any_device_computes_what_the_host_does(seed, shape, axis):
@@ -157,6 +182,18 @@ def test_normals_are_three_faces_and_six_diagonals():
 
 def test_the_canvas_of_the_papers_slices():
     assert Rotation(0, (1000, 1200, 1200)).canvas == (1000, 1700, 1700)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, (4, 60, 70)), (1, (60, 4, 70)), (2, (90, 30, 4))])
+def test_declared_memory_bounds_the_measured_peak(axis, shape):
+    kernel, values = rotate(axis, shape), grey(shape, 0)
+    map_whole(kernel, values)
+    block = kernel.block(Grid(kernel.shape_of_target(shape), kernel.shape_of_target(shape)), 0, shape)
+    tracemalloc.start()
+    kernel.apply(values, block)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= kernel.bytes_per_voxel * values.size + 30_000
 
 
 def test_another_shape_is_refused():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -16,6 +17,7 @@ from tomoscale.kernels.voting import (
     elected,
     entropy,
     mean_share,
+    of_tally,
     restored,
     stored,
 )
@@ -53,7 +55,12 @@ def test_soft_voting_takes_the_first_largest_sum(seed, n_classes, n_planes):
     np.testing.assert_array_equal(elected(tally_of(said, ballot), ballot), said.sum(0).argmax(0))
 
 
-@given(seed=seeds, n_classes=st.integers(1, 12), n_planes=st.sampled_from([3, 9]), tie=st.sampled_from(["summed", "lowest"]))
+@given(
+    seed=seeds,
+    n_classes=st.integers(1, 12),
+    n_planes=st.sampled_from([3, 9]),
+    tie=st.sampled_from(["summed", "lowest"]),
+)
 @settings(max_examples=25)
 def test_a_majority_is_what_a_person_counts(seed, n_classes, n_planes, tie):
     said, ballot = planes(seed, n_classes, n_planes), Ballot(n_classes, n_planes, "majority", tie, votes=True)
@@ -88,9 +95,9 @@ def test_means_and_entropy():
     certain = np.array([3.0, 0.0], np.float32).reshape(1, 2, 1, 1)
     assert entropy(certain, ballot).item() == pytest.approx(0, abs=1e-6)
     logits = Ballot(2, 1, space="logits")
-    assert mean_share(np.log(np.array([3.0, 1.0], np.float32)).reshape(1, 2, 1, 1), logits, 0, np.dtype("f4")).item() == (
-        pytest.approx(0.75)
-    )
+    assert mean_share(
+        np.log(np.array([3.0, 1.0], np.float32)).reshape(1, 2, 1, 1), logits, 0, np.dtype("f4")
+    ).item() == (pytest.approx(0.75))
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 0), ("float16", 2**-12), ("uint16", 0.51 / 65535)])
@@ -98,6 +105,20 @@ def test_probabilities_are_stored_within_what_is_declared(dtype, error):
     shares = np.linspace(0, 1, 4001, dtype=np.float32)
     assert np.abs(restored(stored(shares, np.dtype(dtype))) - shares).max() <= error
     assert stored(shares, np.dtype(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("what", ["labels", "disagreement", "entropy", "mean"])
+@pytest.mark.parametrize("space", ["probabilities", "logits"])
+@pytest.mark.parametrize("n_classes", [2, 7])
+def test_declared_memory_bounds_the_measured_peak(what, space, n_classes):
+    ballot = Ballot(n_classes, 9, "majority", votes=True, space=space)
+    kernel = of_tally(what, ballot, 1)
+    tally = np.ones((8, ballot.numbers, 40, 40), np.float32)
+    tracemalloc.start()
+    assert kernel.function(tally).dtype == kernel.dtype
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= kernel.bytes_per_voxel * 8 * 40 * 40 + 10_000
 
 
 @pytest.mark.parametrize(

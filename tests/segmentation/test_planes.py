@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +13,13 @@ from tests.kernels.test_rotation import turned_back_by_scipy, turned_by_scipy
 from tests.networks.random import card, random_network
 from tomoscale import engine
 from tomoscale.errors import BlocksFailed, InputError, PlanError
-from tomoscale.geometry import region_shape
+from tomoscale.geometry import Grid, region_shape
 from tomoscale.kernels import planes as kernels
+from tomoscale.kernels.network import TORCH_BYTES
 from tomoscale.kernels.planes import PLANES
-from tomoscale.networks.bundle import load_bundle, save_bundle
+from tomoscale.kernels.rotation import Rotation
 from tomoscale.ledger import Ledger
+from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.parts import parts_of
 from tomoscale.plan import ledger_folder
 from tomoscale.resources import Resources
@@ -36,6 +39,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch):
+    """Slices of the canvas are cut at the volume though they are small."""
+    monkeypatch.setattr(kernels, "WINDOW_STEP", 4)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +153,9 @@ def test_both_ways_and_every_block_give_the_same_bits(model, tmp_path, fusing):
 
 def test_a_run_goes_on_in_the_middle_of_a_plane(model, tmp_path, monkeypatch):
     source = volume(grey(seed=4))
-    expected = segment_planes(source, tmp_path / "whole.zarr", model=model, method="slabs", work=work((6, 18, 15))).read()
+    expected = segment_planes(
+        source, tmp_path / "whole.zarr", model=model, method="slabs", work=work((6, 18, 15))
+    ).read()
     target, computed = tmp_path / "labels.zarr", []
     run_block = engine.run_block
 
@@ -160,7 +171,9 @@ def test_a_run_goes_on_in_the_middle_of_a_plane(model, tmp_path, monkeypatch):
         segment_planes(source, target, method="slabs", **options)
     parts = parts_of(target)
     assert sorted(p.name for p in parts.iterdir()) == ["shares_5.zarr", "sum_4.zarr", "turned_about_y.zarr"]
-    monkeypatch.setattr(engine, "run_block", lambda plan, block: (computed.append(plan.name), run_block(plan, block))[1])
+    monkeypatch.setattr(
+        engine, "run_block", lambda plan, block: (computed.append(plan.name), run_block(plan, block))[1]
+    )
     before, record = computed.copy(), ledger_folder(parts / "shares_5.zarr")
     done = int(Ledger.load(record).done.sum())
     computed.clear()
@@ -254,6 +267,34 @@ def test_the_cheaper_way_runs_and_blocks_need_memory(model, tmp_path):
         plan_planes(fusion, outputs, work(), method="cubes")
 
 
+@pytest.mark.parametrize("what", ["add", "predict", "turn back", "blocks"])
+def test_declared_memory_bounds_the_measured_peak(model, what):
+    values, n_planes = grey((24, 40, 36), 1), 3 if what == "add" else 9
+    fusion = Fusion.of(volume(values), load_bundle(model), Fusing(n_planes, "majority"))
+    network, ballot, sources = fusion.networks[-1], fusion.ballot, [values]
+    rotation = Rotation(2, values.shape)
+    tally = np.zeros((values.shape[0], ballot.numbers, *values.shape[1:]), np.float32)
+    if what == "add":
+        kernel, sources = kernels.add_predicted(network, ballot, first=False), [values, tally]
+    elif what == "predict":
+        kernel, sources = kernels.predict_turned(network, np.dtype("float32")), [grey(rotation.canvas, 1)]
+    elif what == "turn back":
+        kernel, frame = kernels.add_turned(rotation, "x1", ballot), kernels.frame_of(rotation)
+        sources = [np.zeros((frame[0], n, *frame[1:]), np.float32) for n in (N_CLASSES, ballot.numbers)]
+    else:
+        kernel = fusion.of_blocks(values.shape, labels=True)
+    shape = (sources[0].shape[0], *sources[0].shape[-2:])
+    block = kernel.block(Grid(kernel.shape_of_target(shape), kernel.shape_of_target(shape)), 0, shape)
+    first, *more = sources
+    kernel.apply(first, block, *more)
+    tracemalloc.start()
+    kernel.apply(first, block, *more)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    torch_bytes = TORCH_BYTES if kernel.fixed_bytes else 0
+    assert peak <= kernel.bytes_per_voxel * math.prod(shape) + kernel.fixed_bytes - torch_bytes + 100_000
+
+
 def test_plan_only_shows_both_costs_and_makes_nothing(model, tmp_path, capsys):
     segment_planes(volume(grey()), tmp_path / "a.zarr", model=model, method="slabs", work=work(plan_only=True))
     shown = capsys.readouterr().out
@@ -289,7 +330,7 @@ def test_bad_input_is_refused_before_work_starts(model, tmp_path, voxel_size, op
 
 
 def test_networks_and_values_that_do_not_fit_are_refused(model, tmp_path):
-    with pytest.raises(InputError, match="needs values scaled to 0..1"):
+    with pytest.raises(InputError, match=r"needs values scaled to 0\.\.1"):
         segment_planes(volume(np.zeros(SHAPE, np.uint16)), tmp_path / "a.zarr", model=model, work=work())
     save_bundle(tmp_path / "3d", random_network(1, 2, dimensions=3, n_classes=2), card(2))
     with pytest.raises(InputError, match="is a network on volumes, but planes are fused for networks on single slices"):

@@ -49,15 +49,16 @@ MODEL = option(
 PLANES = (
     option(
         "--planes",
-        type=values.positive,
-        choices=(1, 3, 9),
-        default=1,
+        choices=("1", "3", "9"),
+        default="1",
         help="planes that slices are cut in, their predictions fused: across z (default), across each axis, or those and six diagonals",
     ),
     option("--voting", choices=("soft", "majority"), help="of planes: mean probability (default soft), or most planes"),
     option("--tie", choices=("summed", "lowest"), help="of a majority: largest sum (default), or smallest class"),
     option("--space", choices=("probabilities", "logits"), help="what soft voting adds up (default probabilities)"),
-    option("--tile", type=values.positive, metavar="N", help="edge of the tiles that planes are cut into (default: slices)"),
+    option(
+        "--tile", type=values.positive, metavar="N", help="edge of the tiles that planes are cut into (default: slices)"
+    ),
     option("--method", choices=("auto", "slabs", "blocks"), help="how planes are computed, same result (default auto)"),
     option(
         "--disagreement",
@@ -152,11 +153,11 @@ def _threshold(  # noqa: PLR0913 -- three ways to say what the mask is
     return {**of_volume(with_pyramid(found.mask, pyramid, work)), "above": found.low, "up_to": found.high}
 
 
-def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Any:
+def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, planes: str, **how: Any) -> Any:
     from tomoscale.cli.results import of_volume
     from tomoscale.segmentation.segment import segment, summary
 
-    volume = with_pyramid(segment(source, target, work=work, **how), pyramid, work)
+    volume = with_pyramid(segment(source, target, planes=int(planes), work=work, **how), pyramid, work)
     return volume if work.plan_only else {**of_volume(volume), **summary(volume)}
 
 

@@ -34,6 +34,9 @@ from tomoscale.networks.runtime import Forward, check_runtime, forward_of, share
 from tomoscale.networks.workspace import workspace_bytes
 from tomoscale.step import Kernel
 
+WINDOW_STEP = 64
+"""Windows on the canvas begin and end at multiples of this: libraries prepare every shape of a window once."""
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -78,8 +81,10 @@ class PlaneNetwork:
     ----------
     bundle : Bundle
     plane : Plane
+    volume_shape : (Z, Y, X)
+        Of the whole volume before it is turned.
     shape : (Z, Y, X)
-        Of the whole volume that is cut, turned if the plane wants that.
+        Of the whole volume that is cut: turned if the plane wants that.
     tiles : Tiles
         Over that volume with its axes in the order (slice, row, column).
     space : "probabilities" or "logits"
@@ -90,6 +95,7 @@ class PlaneNetwork:
 
     bundle: Bundle
     plane: Plane
+    volume_shape: Shape
     shape: Shape
     tiles: Tiles
     space: str
@@ -139,7 +145,10 @@ class PlaneNetwork:
         def compute(tile: Region) -> None:
             self._compute(tile, ordered, grey, forward, view)
 
-        tiles = list(self.tiles.touched_by(ordered))
+        tiles = [t for t in map(self._needed, self.tiles.touched_by(ordered)) if _meet(t, ordered)]
+        if self.trimmed:
+            # Nothing looks at what lies beyond the turned volume.
+            result.fill(0)
         if device == "cpu":
             list(window_threads(streams).map(compute, tiles))
         else:
@@ -175,14 +184,69 @@ class PlaneNetwork:
             raise InputError(f"the grey values in {place} hold NaN or infinity, which no network can label")
         return padded
 
-    def window_length(self, axis: int, span: slice) -> int:
-        """Sum of the lengths along z, y or x of the windows of all tiles that a span touches."""
-        place = self.order.index(axis)
-        one: list[slice] = [slice(0, 1)] * 3
-        one[place] = span
-        z, y, x = one
-        windows = [self.tiles.window(tile)[place] for tile in self.tiles.touched_by((z, y, x))]
-        return sum(w.stop - w.start for w in windows)
+    @property
+    def trimmed(self) -> bool:
+        """Whether tiles are cut at the turned volume: where it ends is all that a local network sees of what lies beyond."""
+        return self.plane.rotation is not None and self.bundle.reach.local
+
+    def _needed(self, tile: Region) -> Region:
+        """Part of a tile that the volume is sampled from; it may be empty."""
+        if not self.trimmed:
+            return tile
+        starts, stops = self._footprint
+        across = self._across
+        start = max(tile[across].start, int(starts[tile[0].start]))
+        stop = min(tile[across].stop, int(stops[tile[0].start]))
+        cut = list(tile)
+        cut[across] = slice(start, stop)
+        z, y, x = cut
+        return z, y, x
+
+    @property
+    def _across(self) -> int:
+        """Place in (slice, row, column) of the axis of the canvas that slices lie in."""
+        assert self.plane.rotation is not None
+        return self.order.index(3 - self.plane.rotation - self.plane.normal)
+
+    @property
+    def _footprint(self) -> tuple[np.ndarray, np.ndarray]:
+        """Range across each slice, to multiples of `WINDOW_STEP` so that windows have few lengths."""
+        assert self.plane.rotation is not None
+        step = math.lcm(WINDOW_STEP, self.tiles.stride[self._across])
+        return _footprint(Rotation(self.plane.rotation, self.volume_shape), self.plane.normal, step)
+
+    def window_voxels(self, spans: tuple[list[slice], list[slice], list[slice]]) -> int:
+        """Voxels that the network takes in for every block of a grid, margins included.
+
+        Parameters
+        ----------
+        spans : three lists of slice
+            Of the blocks along z, y and x of the volume that is cut.
+        """
+        ordered = [spans[a] for a in self.order]
+        if not self.trimmed:
+            return math.prod(sum(self._lengths(a, s).sum() for s in ordered[a]) for a in range(3))
+        across = self._across
+        along = 3 - across
+        slices = np.concatenate([np.arange(s.start, s.stop) for s in ordered[0]])
+        starts, stops = self._footprint
+        total = sum(self._lengths(across, s, starts[slices], stops[slices]).sum() for s in ordered[across])
+        return int(total * sum(self._lengths(along, s).sum() for s in ordered[along]))
+
+    def _lengths(
+        self, place: int, span: slice, first: np.ndarray | int = 0, last: np.ndarray | int | None = None
+    ) -> np.ndarray:
+        """Lengths of the windows of all tiles that a span touches, cut to first..last: (tiles, ...) int64."""
+        tiles = self.tiles
+        tile, length, step = tiles.tile[place], tiles.shape[place], tiles.stride[place]
+        number = np.arange(span.start // tile, -(-span.stop // tile))
+        number = number if np.ndim(first) == 0 else number[:, None]
+        start = np.maximum(number * tile, first)
+        stop = np.minimum((number + 1) * tile, length if last is None else last)
+        low = np.maximum((start - tiles.before[place]) // step * step, 0)
+        high = np.minimum(-(-(np.minimum(stop, length) + tiles.after[place]) // step) * step, tiles.canvas[place])
+        met = (start < stop) & (start < span.stop) & (stop > span.start)
+        return np.where(met, high - low, 0).astype(np.int64)
 
 
 def plane_network(  # noqa: PLR0913 -- each is one decision that the result or the memory depends on
@@ -228,7 +292,7 @@ def plane_network(  # noqa: PLR0913 -- each is one decision that the result or t
             f"are cut into tiles of {tiles.tile[1:]}: give a tile as large as a slice, or a network that is local"
         )
     at_once = max(1, min(os.cpu_count() or 1, ALL_WINDOWS_BYTES // _window_bytes(bundle, tiles)))
-    return PlaneNetwork(bundle, plane, shape, tiles, space, (backend, precision), at_once)
+    return PlaneNetwork(bundle, plane, volume_shape, shape, tiles, space, (backend, precision), at_once)
 
 
 def add_predicted(network: PlaneNetwork, ballot: Ballot, *, first: bool) -> Kernel:
@@ -324,7 +388,7 @@ def fuse_blocks(
     dtype : numpy dtype
         What the probabilities of turned planes are rounded to, see `stored`.
     """
-    shape = _volume_shape(networks[0])
+    shape = networks[0].volume_shape
     block = three(min(b, n) for b, n in zip(block_shape, shape, strict=True))
     reaches = [_reach(network, block, shape) for network in networks]
     halo = Halo.symmetric(three(max(r[a] for r in reaches) for a in range(3)))
@@ -468,6 +532,11 @@ def _interleaved(source_shape: Shape, shape: Shape, numbers: int, to: Shape | No
     return z * numbers, y, x
 
 
+def _meet(tile: Region, region: Region) -> bool:
+    """Whether a tile, which may be empty, has a voxel in a region."""
+    return all(max(t.start, r.start) < min(t.stop, r.stop) for t, r in zip(tile, region, strict=True))
+
+
 def _ordered(region: Region, order: Shape) -> Region:
     z, y, x = (region[a] for a in order)
     return z, y, x
@@ -477,17 +546,18 @@ def _halo(network: PlaneNetwork) -> Halo:
     return Halo(network.along_axes(network.tiles.before), network.along_axes(network.tiles.after))
 
 
+@lru_cache(maxsize=16)
+def _footprint(rotation: Rotation, normal: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Footprint of a rotation, outwards to multiples of `step`."""
+    start, stop = rotation.footprint(normal)
+    return start // step * step, np.minimum(-(-stop // step) * step, rotation.edge)
+
+
 @lru_cache(maxsize=64)
 def _window_bytes(bundle: Bundle, tiles: Tiles) -> int:
     # Looked up: a plan drafts many kernels of the same few windows.
     # Resident memory grew by 1.4 times the activations: libraries copy to their own layouts.
     return workspace_bytes(bundle.skeleton(), batch_shape(bundle, tiles.largest_window)) * 3 // 2
-
-
-def _volume_shape(network: PlaneNetwork) -> Shape:
-    """Shape of the volume before it is turned: the first plane of all is not."""
-    assert network.plane.rotation is None
-    return network.shape
 
 
 def _reach(network: PlaneNetwork, block: Shape, shape: Shape) -> Shape:
@@ -531,6 +601,7 @@ def _parameters(network: PlaneNetwork, ballot: Ballot | None = None) -> dict[str
         "tile_shape": list(tiles.tile),
         "margin": [list(tiles.before), list(tiles.after)],
         "stride": list(tiles.stride),
+        "window_step": WINDOW_STEP,
         "space": network.space,
         "backend": backend,
         "precision": precision,

@@ -72,6 +72,34 @@ class Rotation:
         u, v = self.in_plane
         return self._box(region, self._tables(region[u], region[v]), self.shape)
 
+    def footprint(self, normal: int) -> tuple[np.ndarray, np.ndarray]:
+        """First and last + 1 voxel, across each slice of the canvas, that a voxel of the volume is sampled from.
+
+        What lies beyond is never looked at: a third to half of the canvas.
+
+        Parameters
+        ----------
+        normal : int
+            Axis that slices are cut across: that of u' or of v'.
+
+        Returns
+        -------
+        start, stop : (slices,) int64 arrays
+            Along the other of both axes; a slice that nothing is sampled from has 0 and 0.
+        """
+        centre = (self.edge - 1) / 2
+        there = np.arange(self.edge) - centre
+        # Voxels around a sample lie up to sqrt(2) from it along u and v.
+        reach_u, reach_v = (math.sqrt(2) * ((self.shape[a] - 1) / 2 + 1.5) for a in self.in_plane)
+        # u goes by the sum of both indices, v by their difference.
+        low = np.maximum(-reach_u - there, there - reach_v) + centre
+        high = np.minimum(reach_u - there, there + reach_v) + centre
+        assert normal in self.in_plane
+        start = np.clip(np.ceil(low), 0, self.edge).astype(np.int64)
+        stop = np.clip(np.floor(high) + 1, 0, self.edge).astype(np.int64)
+        some = start < stop
+        return np.where(some, start, 0), np.where(some, stop, 0)
+
     def turn(self, values: Array, start: tuple[int, ...], region: Region) -> Array:
         """Grey values of a region of the canvas: float32.
 

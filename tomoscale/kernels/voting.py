@@ -126,9 +126,7 @@ def mean_share(tally: Array, ballot: Ballot, label: int, dtype: np.dtype) -> Arr
 
     Where logits were added it is the softmax of their mean.
     """
-    if ballot.space == "probabilities":
-        return stored(tally[:, label] / np.float32(ballot.n_planes), dtype)
-    return stored(_softmax(tally, ballot)[label], dtype)
+    return stored(_means(tally, ballot)[label], dtype)
 
 
 def disagreement(tally: Array, ballot: Ballot) -> Array:
@@ -145,10 +143,13 @@ def entropy(tally: Array, ballot: Ballot) -> Array:
     """Entropy of the mean probabilities, 0 (certain) to 1 (all classes alike): (z, y, x) float32."""
     xp = namespace_for(tally)
     total = xp.zeros(tally[:, 0].shape, np.float32)
-    for label in range(ballot.n_classes):
-        share = mean_share(tally, ballot, label, np.dtype(np.float32))
-        total -= share * xp.log(xp.maximum(share, np.float32(1e-30)))
-    return xp.clip(total / np.float32(np.log(max(2, ballot.n_classes))), 0, 1)
+    for share in _means(tally, ballot):
+        logarithm = xp.maximum(share, np.float32(1e-30))
+        xp.log(logarithm, out=logarithm)
+        logarithm *= share
+        total -= logarithm
+    total /= np.float32(np.log(max(2, ballot.n_classes)))
+    return xp.clip(total, 0, 1, out=total)
 
 
 def stored(shares: Array, dtype: np.dtype) -> Array:
@@ -204,9 +205,12 @@ def of_tally(what: str, ballot: Ballot, label: int = 0, dtype: str = "float32") 
     )
 
 
-def _softmax(tally: Array, ballot: Ballot) -> Array:
-    """Softmax of the mean of logits: (classes, z, y, x) float32."""
+def _means(tally: Array, ballot: Ballot) -> Array:
+    """Mean probabilities of all classes, or the softmax of the mean of their logits: (classes, z, y, x) float32."""
     xp = namespace_for(tally)
-    logits = tally[:, : ballot.n_classes].swapaxes(0, 1) / np.float32(ballot.n_planes)
-    shares = xp.exp(logits - logits.max(axis=0))
-    return shares / shares.sum(axis=0)
+    means = tally[:, : ballot.n_classes].swapaxes(0, 1) / np.float32(ballot.n_planes)
+    if ballot.space == "logits":
+        means -= means.max(axis=0)
+        xp.exp(means, out=means)
+        means /= means.sum(axis=0)
+    return means

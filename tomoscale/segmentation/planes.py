@@ -122,9 +122,7 @@ def _run(fusion: Fusion, outputs: Outputs, method: str, block_shape: Shape, work
         if not running.finished(kernels[path], path):
             work.map(kernels[path], tally, path)
     # They may be there when something else is asked for later: the tally behind that need not be the same.
-    if running.finished(kernels[labels], labels):
-        result = open_zarr(labels)
-    else:
-        result = work.map(kernels[labels], tally, labels, kind="labels", classes=classes)
+    if not running.finished(kernels[labels], labels):
+        tally = work.map(kernels[labels], tally, labels, kind="labels", classes=classes)
     running.drop(parts)
-    return result
+    return tally if work.plan_only else open_zarr(labels)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscale.errors import PlanError
-from tomoscale.geometry import Grid, Region, Shape, three
+from tomoscale.geometry import Grid, Shape, three
 from tomoscale.kernels.planes import PlaneNetwork
 from tomoscale.kernels.rotation import Rotation
 from tomoscale.ledger import read_plan
@@ -28,6 +28,8 @@ from tomoscale.work import Work
 BYTES_PER_WINDOW_VOXEL = 500
 """Bytes that are moved in the time that the network takes for a voxel of a window: 0.2 to 2 million voxels a second, and
 some 300 MB a second. Only the choice between both ways depends on it."""
+Spans = tuple[list[slice], list[slice], list[slice]]
+"""Of blocks along z, y and x."""
 EDGES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)
 
 
@@ -287,27 +289,26 @@ def window_voxels(plan: Plan) -> int:
     return sum(_window_voxels(n, spans, plan.source_shape) for n in networks)
 
 
-def _spans(grid: Grid, numbers: int) -> list[list[slice]]:
+def _spans(grid: Grid, numbers: int) -> Spans:
     """Voxels of the blocks along each axis."""
-    spans = [
+    z, y, x = (
         [slice(s, min(s + b, n)) for s in range(0, n, b)] for b, n in zip(grid.block_shape, grid.shape, strict=True)
-    ]
-    spans[0] = [slice(s.start // numbers, -(-s.stop // numbers)) for s in spans[0]]
-    return spans
+    )
+    return [slice(s.start // numbers, -(-s.stop // numbers)) for s in z], y, x
 
 
-def _window_voxels(network: PlaneNetwork, spans: list[list[slice]], source_shape: Shape) -> int:
+def _window_voxels(network: PlaneNetwork, spans: Spans, source_shape: Shape) -> int:
     axis = network.plane.rotation
     if axis is None or source_shape == network.shape:
-        return math.prod(sum(network.window_length(a, s) for s in spans[a]) for a in range(3))
+        return network.window_voxels(spans)
     rotation = Rotation(axis, source_shape)
     u, v = rotation.in_plane
-    along = sum(network.window_length(axis, s) for s in spans[axis])
-    across = 0
+    total = 0
     for at_u, at_v in itertools.product(spans[u], spans[v]):
         region: list[slice] = [slice(0, 1)] * 3
         region[u], region[v] = at_u, at_v
         z, y, x = region
-        box: Region = rotation.canvas_box((z, y, x))
-        across += network.window_length(u, box[u]) * network.window_length(v, box[v])
-    return along * across
+        box = rotation.canvas_box((z, y, x))
+        wanted = [spans[axis] if a == axis else [box[a]] for a in range(3)]
+        total += network.window_voxels((wanted[0], wanted[1], wanted[2]))
+    return total
