@@ -35,6 +35,7 @@ BENCHMARKS = {
     "many_blocks.py": ("--edge", "3", "--processes", "1"),
     "memory.py": ("--only", "projection", "--combinations", "1", "--size", "64"),
     "memory_objects.py": ("--only", "components", "--edge", "32", "--block", "16"),
+    "planes.py": ("--size", "24", "--slices", "8", "--repeat", "1", "--planes", "9"),
     "pyramid.py": ("--size", "128", "--repeat", "1"),
     "scale.py": (
         "--blocks",

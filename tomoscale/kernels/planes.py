@@ -91,6 +91,8 @@ class PlaneNetwork:
     runtime : (backend, precision)
     at_once : int
         Windows computed at once.
+    fixed_bytes : int
+        Memory of torch, the weights and the windows computed at once.
     """
 
     bundle: Bundle
@@ -101,21 +103,12 @@ class PlaneNetwork:
     space: str
     runtime: tuple[str, str]
     at_once: int
+    fixed_bytes: int
 
     @property
     def order(self) -> Shape:
         """Axes of the volume as (slice, row, column)."""
         return three((self.plane.normal, *(a for a in range(3) if a != self.plane.normal)))
-
-    @property
-    def window_bytes(self) -> int:
-        """Memory of one window while it is computed."""
-        return _window_bytes(self.bundle, self.tiles)
-
-    @property
-    def fixed_bytes(self) -> int:
-        """Memory of torch, the weights and the windows computed at once."""
-        return TORCH_BYTES + self.at_once * self.window_bytes + 2 * self.bundle.weights_bytes
 
     def along_axes(self, values: Shape) -> Shape:
         """Numbers of (slice, row, column) as (z, y, x)."""
@@ -145,7 +138,7 @@ class PlaneNetwork:
         def compute(tile: Region) -> None:
             self._compute(tile, ordered, grey, forward, view)
 
-        tiles = [t for t in map(self._needed, self.tiles.touched_by(ordered)) if _meet(t, ordered)]
+        tiles = self.tiles_of(ordered)
         if self.trimmed:
             # Nothing looks at what lies beyond the turned volume.
             result.fill(0)
@@ -183,6 +176,10 @@ class PlaneNetwork:
             place = ", ".join(f"{axis} {r.start}:{r.stop}" for axis, r in zip(AXES, (z, y, x), strict=True))
             raise InputError(f"the grey values in {place} hold NaN or infinity, which no network can label")
         return padded
+
+    def tiles_of(self, region: Region) -> list[Region]:
+        """Tiles that are computed for a region, both as (slice, row, column)."""
+        return [t for t in map(self._needed, self.tiles.touched_by(region)) if _meet(t, region)]
 
     @property
     def trimmed(self) -> bool:
@@ -225,13 +222,16 @@ class PlaneNetwork:
         """
         ordered = [spans[a] for a in self.order]
         if not self.trimmed:
-            return math.prod(sum(self._lengths(a, s).sum() for s in ordered[a]) for a in range(3))
+            return math.prod(self._total(a, ordered[a]) for a in range(3))
         across = self._across
         along = 3 - across
         slices = np.concatenate([np.arange(s.start, s.stop) for s in ordered[0]])
         starts, stops = self._footprint
-        total = sum(self._lengths(across, s, starts[slices], stops[slices]).sum() for s in ordered[across])
-        return int(total * sum(self._lengths(along, s).sum() for s in ordered[along]))
+        total = sum(int(self._lengths(across, s, starts[slices], stops[slices]).sum()) for s in ordered[across])
+        return total * self._total(along, ordered[along])
+
+    def _total(self, place: int, spans: list[slice]) -> int:
+        return sum(int(self._lengths(place, s).sum()) for s in spans)
 
     def _lengths(
         self, place: int, span: slice, first: np.ndarray | int = 0, last: np.ndarray | int | None = None
@@ -291,8 +291,11 @@ def plane_network(  # noqa: PLR0913 -- each is one decision that the result or t
             f"{bundle.path}: what this network says of a voxel depends on its whole window, and slices of {tiles.shape[1:]} voxels "
             f"are cut into tiles of {tiles.tile[1:]}: give a tile as large as a slice, or a network that is local"
         )
-    at_once = max(1, min(os.cpu_count() or 1, ALL_WINDOWS_BYTES // _window_bytes(bundle, tiles)))
-    return PlaneNetwork(bundle, plane, volume_shape, shape, tiles, space, (backend, precision), at_once)
+    # Resident memory grew by 1.4 times the activations: libraries copy to their own layouts.
+    window = workspace_bytes(bundle.skeleton(), batch_shape(bundle, tiles.largest_window)) * 3 // 2
+    at_once = max(1, min(os.cpu_count() or 1, ALL_WINDOWS_BYTES // window))
+    fixed_bytes = TORCH_BYTES + at_once * window + 2 * bundle.weights_bytes
+    return PlaneNetwork(bundle, plane, volume_shape, shape, tiles, space, (backend, precision), at_once, fixed_bytes)
 
 
 def add_predicted(network: PlaneNetwork, ballot: Ballot, *, first: bool) -> Kernel:
@@ -551,13 +554,6 @@ def _footprint(rotation: Rotation, normal: int, step: int) -> tuple[np.ndarray, 
     """Footprint of a rotation, outwards to multiples of `step`."""
     start, stop = rotation.footprint(normal)
     return start // step * step, np.minimum(-(-stop // step) * step, rotation.edge)
-
-
-@lru_cache(maxsize=64)
-def _window_bytes(bundle: Bundle, tiles: Tiles) -> int:
-    # Looked up: a plan drafts many kernels of the same few windows.
-    # Resident memory grew by 1.4 times the activations: libraries copy to their own layouts.
-    return workspace_bytes(bundle.skeleton(), batch_shape(bundle, tiles.largest_window)) * 3 // 2
 
 
 def _reach(network: PlaneNetwork, block: Shape, shape: Shape) -> Shape:
