@@ -74,7 +74,7 @@ def windows_of(network: PlaneNetwork) -> list[Shape]:
 
 
 def sample_of(networks: tuple[PlaneNetwork, ...], share: float) -> list[Shape]:
-    """Every so manieth window of each plane, so that all count as they do in the whole."""
+    """One window in every ``1 / share`` of each plane, so that all count as they do in the whole."""
     step = max(1, round(1 / share))
     return [shape for network in networks for shape in windows_of(network)[::step]]
 

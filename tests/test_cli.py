@@ -129,6 +129,9 @@ def test_every_result_is_as_its_schema_says(tmp_path, slices, labels, capsys):
     record = ("--record", tmp_path / "greys")
     found = told(capsys, "model", "agreement", SHIPPED_MODEL, scan, "--precision", "bfloat16", *record)
     assert found["agreement"] == kept["agreement"]["agreement"]
+    fused = ("--planes", "3", "--voting", "majority", "--disagreement", tmp_path / "disagreement.zarr")
+    assert told(capsys, "segment", normal, tmp_path / "fused.zarr", *fused)["kind"] == "labels"
+    assert open_zarr(tmp_path / "disagreement.zarr").read().max() <= 2
     told(capsys, "clean", labels, tmp_path / "clean.zarr")
     more = ("--grey", scan, "--truth", tmp_path / "clean.zarr", "--outer-contact")
     measured = told(capsys, "measure", labels, tmp_path / "results", *more)
