@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
 from tomoscale.geometry import Grid
-from tomoscale.kernels import rotation as module
 from tomoscale.kernels.planes import PLANES
 from tomoscale.kernels.rotation import Rotation, rotate
+from tomoscale.kernels.slice_sampling import sample, sample_on_host
 
 axes = st.integers(0, 2)
 
@@ -112,8 +112,8 @@ def test_any_device_computes_what_the_host_does(seed, shape, axis):
     values = np.moveaxis(grey(shape, seed), axis, 0)
     tables = rotation._tables(slice(0, rotation.edge), slice(1, rotation.edge))
     results = [np.empty((len(values), rotation.edge, rotation.edge - 1), np.float32) for _ in range(2)]
-    module._sample(values, results[0], tables, (0, 0))
-    module._sample_on_host(values, results[1], tables, (0, 0))
+    sample(values, results[0], tables, (0, 0))
+    sample_on_host(values, results[1], tables, (0, 0))
     np.testing.assert_array_equal(*results)
 
 

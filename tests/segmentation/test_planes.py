@@ -11,11 +11,12 @@ from torch import nn
 
 from tests.kernels.test_rotation import turned_back_by_scipy, turned_by_scipy
 from tests.networks.random import card, random_network
-from tomoscale import engine
+from tomoscale import block_runs
 from tomoscale.errors import BlocksFailed, InputError, PlanError
 from tomoscale.geometry import Grid, region_shape
 from tomoscale.kernels import planes as kernels
 from tomoscale.kernels.network import TORCH_BYTES
+from tomoscale.kernels.plane_sums import add_predicted, add_turned, frame_of, predict_turned
 from tomoscale.kernels.planes import PLANES
 from tomoscale.kernels.rotation import Rotation
 from tomoscale.ledger import Ledger
@@ -157,7 +158,7 @@ def test_a_run_goes_on_in_the_middle_of_a_plane(model, tmp_path, monkeypatch):
         source, tmp_path / "whole.zarr", model=model, method="slabs", work=work((6, 18, 15))
     ).read()
     target, computed = tmp_path / "labels.zarr", []
-    run_block = engine.run_block
+    run_block = block_runs.run_block
 
     def failing(plan, block):
         computed.append(plan.name)
@@ -165,14 +166,14 @@ def test_a_run_goes_on_in_the_middle_of_a_plane(model, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return run_block(plan, block)
 
-    monkeypatch.setattr(engine, "run_block", failing)
+    monkeypatch.setattr(block_runs, "run_block", failing)
     options = {"model": model, "work": work((6, 18, 15))}
     with pytest.raises(PlanError, match="finished blocks are kept"):
         segment_planes(source, target, method="slabs", **options)
     parts = parts_of(target)
     assert sorted(p.name for p in parts.iterdir()) == ["shares_5.zarr", "sum_4.zarr", "turned_about_y.zarr"]
     monkeypatch.setattr(
-        engine, "run_block", lambda plan, block: (computed.append(plan.name), run_block(plan, block))[1]
+        block_runs, "run_block", lambda plan, block: (computed.append(plan.name), run_block(plan, block))[1]
     )
     before, record = computed.copy(), ledger_folder(parts / "shares_5.zarr")
     done = int(Ledger.load(record).done.sum())
@@ -275,11 +276,11 @@ def test_declared_memory_bounds_the_measured_peak(model, what):
     rotation = Rotation(2, values.shape)
     tally = np.zeros((values.shape[0], ballot.numbers, *values.shape[1:]), np.float32)
     if what == "add":
-        kernel, sources = kernels.add_predicted(network, ballot, first=False), [values, tally]
+        kernel, sources = add_predicted(network, ballot, first=False), [values, tally]
     elif what == "predict":
-        kernel, sources = kernels.predict_turned(network, np.dtype("float32")), [grey(rotation.canvas, 1)]
+        kernel, sources = predict_turned(network, np.dtype("float32")), [grey(rotation.canvas, 1)]
     elif what == "turn back":
-        kernel, frame = kernels.add_turned(rotation, "x1", ballot), kernels.frame_of(rotation)
+        kernel, frame = add_turned(rotation, "x1", ballot), frame_of(rotation)
         sources = [np.zeros((frame[0], n, *frame[1:]), np.float32) for n in (N_CLASSES, ballot.numbers)]
     else:
         kernel = fusion.of_blocks(values.shape, labels=True)

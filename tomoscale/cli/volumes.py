@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, option, pyramid_option
+from tomoscale.cli.fusing import PLANES
 
 if TYPE_CHECKING:
     from tomoscale.formats.raw import RawLayout
@@ -45,30 +46,6 @@ ANY_VOXEL_SIZE = flag("--any-voxel-size", "go on where voxels differ from those 
 EXCLUDE_ZEROS = flag("--exclude-zeros", "leave exact zeros out of the percentiles (a zero rim)")
 MODEL = option(
     "--model", type=values.input_path, metavar="FOLDER", help="a model bundle (default: the small model that ships)"
-)
-PLANES = (
-    option(
-        "--planes",
-        choices=("1", "3", "9"),
-        default="1",
-        help="planes that slices are cut in, their predictions fused: across z (default), across each axis, or those and six diagonals",
-    ),
-    option("--voting", choices=("soft", "majority"), help="of planes: mean probability (default soft), or most planes"),
-    option("--tie", choices=("summed", "lowest"), help="of a majority: largest sum (default), or smallest class"),
-    option("--space", choices=("probabilities", "logits"), help="what soft voting adds up (default probabilities)"),
-    option(
-        "--tile", type=values.positive, metavar="N", help="edge of the tiles that planes are cut into (default: slices)"
-    ),
-    option("--method", choices=("auto", "slabs", "blocks"), help="how planes are computed, same result (default auto)"),
-    option(
-        "--disagreement",
-        type=values.output_path,
-        metavar="TARGET",
-        help="also write how many planes disagree with each label",
-    ),
-    option(
-        "--entropy", type=values.output_path, metavar="TARGET", help="also write the entropy of the mean probabilities"
-    ),
 )
 OME_04 = "ome-zarr-0.4"
 FORMATS = ("tiff", "bigtiff", "nifti", "metaimage", OME_04)

@@ -11,7 +11,8 @@ import numpy as np
 
 from tomoscale.errors import InputError
 from tomoscale.geometry import Shape
-from tomoscale.kernels.planes import PLANES, PlaneNetwork, fuse_blocks, plane_network
+from tomoscale.kernels.plane_blocks import fuse_blocks
+from tomoscale.kernels.planes import PLANES, PlaneNetwork, plane_network
 from tomoscale.kernels.voting import Ballot, of_tally
 from tomoscale.networks.bundle import Bundle
 from tomoscale.parts import origin_of

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tomoscale.errors import PlanError
-from tomoscale.geometry import Grid, Shape, three
-from tomoscale.kernels.planes import PlaneNetwork
-from tomoscale.kernels.rotation import Rotation
+from tomoscale.geometry import Shape, three
 from tomoscale.ledger import read_plan
 from tomoscale.parts import parts_of
 from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map
@@ -21,6 +17,7 @@ from tomoscale.refusals import shape_text, size
 from tomoscale.segmentation.fusion import Fusion, Outputs
 from tomoscale.segmentation.slabs import block_of, tally_by_slabs
 from tomoscale.segmentation.stacked import stacked
+from tomoscale.segmentation.window_count import window_voxels
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume
 from tomoscale.work import Work
@@ -28,8 +25,6 @@ from tomoscale.work import Work
 BYTES_PER_WINDOW_VOXEL = 500
 """Bytes that are moved in the time that the network takes for a voxel of a window: 0.2 to 2 million voxels a second, and
 some 300 MB a second. Only the choice between both ways depends on it."""
-Spans = tuple[list[slice], list[slice], list[slice]]
-"""Of blocks along z, y and x."""
 EDGES = (1024, 768, 512, 384, 256, 192, 128, 96, 64)
 
 
@@ -276,39 +271,3 @@ def _candidates(shape: Shape) -> list[Shape]:
 def _add_outputs(fusion: Fusion, outputs: Outputs, tally: Volume, drafting: Drafting) -> None:
     for path, kernel in outputs.kernels(fusion).items():
         drafting.add(plan_map(kernel, tally, path, resources=drafting.work.available()))
-
-
-def window_voxels(plan: Plan) -> int:
-    """Voxels of all windows that the blocks of a pass put through networks; 0 for a pass without one."""
-    assert isinstance(plan.step, Kernel)
-    function: Any = plan.step.function
-    networks: tuple[PlaneNetwork, ...] = getattr(function, "networks", ())
-    if hasattr(function, "network"):
-        networks = (function.network,)
-    spans = _spans(plan.grid, round(1 / plan.step.factor[0]))
-    return sum(_window_voxels(n, spans, plan.source_shape) for n in networks)
-
-
-def _spans(grid: Grid, numbers: int) -> Spans:
-    """Voxels of the blocks along each axis."""
-    z, y, x = (
-        [slice(s, min(s + b, n)) for s in range(0, n, b)] for b, n in zip(grid.block_shape, grid.shape, strict=True)
-    )
-    return [slice(s.start // numbers, -(-s.stop // numbers)) for s in z], y, x
-
-
-def _window_voxels(network: PlaneNetwork, spans: Spans, source_shape: Shape) -> int:
-    axis = network.plane.rotation
-    if axis is None or source_shape == network.shape:
-        return network.window_voxels(spans)
-    rotation = Rotation(axis, source_shape)
-    u, v = rotation.in_plane
-    total = 0
-    for at_u, at_v in itertools.product(spans[u], spans[v]):
-        region: list[slice] = [slice(0, 1)] * 3
-        region[u], region[v] = at_u, at_v
-        z, y, x = region
-        box = rotation.canvas_box((z, y, x))
-        wanted = [spans[axis] if a == axis else [box[a]] for a in range(3)]
-        total += network.window_voxels((wanted[0], wanted[1], wanted[2]))
-    return total

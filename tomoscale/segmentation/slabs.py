@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tomoscale.geometry import Shape
-from tomoscale.kernels.planes import PlaneNetwork, add_predicted, add_turned, frame_of, predict_turned
+from tomoscale.kernels.plane_sums import add_predicted, add_turned, frame_of, predict_turned
+from tomoscale.kernels.planes import PlaneNetwork
 from tomoscale.kernels.rotation import Rotation, rotate
 from tomoscale.parts import finished_before
 from tomoscale.plan import begun_block, ledger_folder, plan_map
