@@ -30,7 +30,7 @@ from tomoscale.segmentation.planes_plan import plan_planes
 from tomoscale.volume import MemoryArray, Volume, open_zarr
 from tomoscale.work import Work
 
-SHAPE = (11, 18, 15)
+SHAPE = (9, 14, 12)
 N_CLASSES = 3
 
 
@@ -136,7 +136,7 @@ def test_both_ways_and_every_block_give_the_same_bits(model, tmp_path, fusing):
     source = volume(grey(seed=3))
     results, kept = [], []
     for n, (method, block) in enumerate(
-        [("slabs", None), ("slabs", (5, 13, 9)), ("blocks", (11, 18, 15)), ("blocks", (6, 18, 8))]
+        [("slabs", None), ("slabs", (5, 8, 12)), ("blocks", SHAPE), ("blocks", (5, 14, 7))]
     ):
         target = tmp_path / f"labels_{n}.zarr"
         shares = tmp_path / f"shares_{n}" if n != 2 else None
@@ -155,7 +155,7 @@ def test_both_ways_and_every_block_give_the_same_bits(model, tmp_path, fusing):
 def test_a_run_goes_on_in_the_middle_of_a_plane(model, tmp_path, monkeypatch):
     source = volume(grey(seed=4))
     expected = segment_planes(
-        source, tmp_path / "whole.zarr", model=model, method="slabs", work=work((6, 18, 15))
+        source, tmp_path / "whole.zarr", model=model, method="slabs", work=work((5, 14, 12))
     ).read()
     target, computed = tmp_path / "labels.zarr", []
     run_block = block_runs.run_block
@@ -167,7 +167,7 @@ def test_a_run_goes_on_in_the_middle_of_a_plane(model, tmp_path, monkeypatch):
         return run_block(plan, block)
 
     monkeypatch.setattr(block_runs, "run_block", failing)
-    options = {"model": model, "work": work((6, 18, 15))}
+    options = {"model": model, "work": work((5, 14, 12))}
     with pytest.raises(PlanError, match="finished blocks are kept"):
         segment_planes(source, target, method="slabs", **options)
     parts = parts_of(target)
@@ -241,7 +241,7 @@ def counting(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["slabs", "blocks"])
-@pytest.mark.parametrize(("block", "tile"), [(None, None), ((5, 18, 15), 8)])
+@pytest.mark.parametrize(("block", "tile"), [(None, None), ((5, 14, 12), 8)])
 def test_the_plan_says_what_the_network_takes_in(model, tmp_path, monkeypatch, method, block, tile):
     source, settings = volume(grey()), work(block)
     fusion = Fusion.of(source, load_bundle(model), Fusing(9, tile=tile))
