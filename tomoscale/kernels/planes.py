@@ -21,8 +21,8 @@ from tomoscale.arrays import Array, namespace_for, on_host
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Halo, Region, Shape, region_shape, shift, three
 from tomoscale.kernels.network import ALL_WINDOWS_BYTES, TORCH_BYTES
-from tomoscale.kernels.tiles import Tiles, batch_shape, tiles_of
 from tomoscale.kernels.rotation import Rotation
+from tomoscale.kernels.tiles import Tiles, batch_shape, tiles_of
 from tomoscale.networks.bundle import Bundle
 from tomoscale.networks.runtime import Forward, check_runtime, forward_of, share_memory_pool, window_threads
 from tomoscale.networks.workspace import workspace_bytes
