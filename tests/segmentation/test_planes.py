@@ -27,6 +27,7 @@ from tomoscale.resources import Resources
 from tomoscale.segmentation.fusion import Fusing, Fusion, Outputs
 from tomoscale.segmentation.planes import segment_planes
 from tomoscale.segmentation.planes_plan import plan_planes
+from tomoscale.segmentation.segment import segment
 from tomoscale.volume import MemoryArray, Volume, open_zarr
 from tomoscale.work import Work
 
@@ -340,3 +341,20 @@ def test_networks_and_values_that_do_not_fit_are_refused(model, tmp_path):
     broken[3, 4, 5] = np.nan
     with pytest.raises((InputError, BlocksFailed), match="hold NaN or infinity"):
         segment_planes(volume(broken), tmp_path / "b.zarr", model=model, work=work())
+
+
+def test_members_are_averaged_as_on_single_slices(tmp_path):
+    members = [random_network(1, 3, seed=seed, n_classes=N_CLASSES) for seed in (1, 2)]
+    save_bundle(tmp_path / "model", members, card(N_CLASSES))
+    scan = volume(grey())
+    fused = segment_planes(scan, tmp_path / "fused.zarr", model=tmp_path / "model", planes=1, work=work()).read()
+    single = segment(scan, tmp_path / "single.zarr", model=tmp_path / "model", work=work()).read()
+    np.testing.assert_array_equal(fused, single)
+    save_bundle(tmp_path / "first", members[0], card(N_CLASSES))
+    first = segment_planes(scan, tmp_path / "first.zarr", model=tmp_path / "first", planes=1, work=work()).read()
+    assert (first != fused).any()
+
+
+def test_what_belongs_to_single_slices_is_refused_of_planes(tmp_path, model):
+    with pytest.raises(ValueError, match="tolerance and output are for slices across z"):
+        segment(volume(grey()), tmp_path / "labels.zarr", model=model, planes=3, tolerance=0.1, work=work())

@@ -203,10 +203,10 @@ class _Inference:
             padded = self._input(tile, values, block)
             value = only_value(padded)
             if value is None:
-                logits = _mean_logits(forwards, padded)
+                logits = mean_logits(forwards, padded)
             else:
                 key = (self.bundle.card_sha256, self.runtime, device, value, padded.shape)
-                logits = ANSWERED.take(key, lambda: _mean_logits(forwards, padded))
+                logits = ANSWERED.take(key, lambda: mean_logits(forwards, padded))
             self._put(tile, logits, block, result, shares)
             return value is not None
 
@@ -273,7 +273,7 @@ def three_slices(slices: Iterable[slice]) -> Region:
     return z, y, x
 
 
-def _mean_logits(forwards: tuple[Forward, ...], padded: Array) -> torch.Tensor:
+def mean_logits(forwards: tuple[Forward, ...], padded: Array) -> torch.Tensor:
     """Mean over the members of the logits of a window: (classes, z, y, x), members added in order."""
     values = from_dlpack(padded)
     total = forwards[0](values)

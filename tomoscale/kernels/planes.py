@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
-from torch.utils.dlpack import from_dlpack
 
-from tomoscale.arrays import Array, namespace_for, on_host
+from tomoscale.arrays import Array, namespace_for
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Halo, Region, Shape, region_shape, shift, three
-from tomoscale.kernels.network import ALL_WINDOWS_BYTES, TORCH_BYTES
+from tomoscale.kernels.network import ALL_WINDOWS_BYTES, TORCH_BYTES, Runtime, mean_logits, start
 from tomoscale.kernels.rotation import Rotation
 from tomoscale.kernels.tiles import Tiles, batch_shape, tiles_of
 from tomoscale.networks.bundle import Bundle
-from tomoscale.networks.runtime import Forward, check_runtime, forward_of, share_memory_pool, window_threads
+from tomoscale.networks.runtime import Forward, check_runtime, window_threads
 from tomoscale.networks.workspace import workspace_bytes
 
 WINDOW_STEP = 64
@@ -142,23 +140,19 @@ class PlaneNetwork:
             Lives where the result is to live.
         """
         xp = namespace_for(like)
-        device = "cpu" if on_host(like) else f"cuda:{like.device.id}"
-        streams = max(1, min(self.at_once, torch.get_num_threads())) if device == "cpu" else 1
-        forward = forward_of(self.bundle, *self.runtime, device, streams)
-        if device != "cpu":
-            share_memory_pool(xp)
+        _, forwards, streams = start(self.bundle, Runtime(*self.runtime), self.at_once, like)
         result = xp.empty((len(self.bundle.classes), *region_shape(region)), np.float32)
         view = result.transpose(0, *(1 + a for a in self.order))
         ordered = _ordered(region, self.order)
 
         def compute(tile: Region) -> None:
-            self._compute(tile, ordered, grey, forward, view)
+            self._compute(tile, ordered, grey, forwards, view)
 
         tiles = self.tiles_of(ordered)
         if self.trimmed:
             # Nothing looks at what lies beyond the turned volume.
             result.fill(0)
-        if device == "cpu":
+        if streams:
             list(window_threads(streams).map(compute, tiles))
         else:
             for tile in tiles:
@@ -166,17 +160,22 @@ class PlaneNetwork:
         return result
 
     def _compute(
-        self, tile: Region, region: Region, grey: Callable[[Region], Array], forward: Forward, result: Array
+        self,
+        tile: Region,
+        region: Region,
+        grey: Callable[[Region], Array],
+        forwards: tuple[Forward, ...],
+        result: Array,
     ) -> None:
         """Write the part of one tile that lies in the region."""
         window = self.tiles.window(tile)
         padded = self._input(window, grey)
-        logits = forward(from_dlpack(padded.reshape(batch_shape(self.bundle, padded.shape))))
+        logits = mean_logits(forwards, padded.reshape(batch_shape(self.bundle, padded.shape)))
         # Over the whole window: vector instructions round the ends of rows otherwise.
-        values = logits.softmax(1) if self.space == "probabilities" else logits
+        values = logits.softmax(0) if self.space == "probabilities" else logits
         z, y, x = (slice(max(w.start, t.start), min(w.stop, t.stop)) for w, t in zip(region, tile, strict=True))
         inside = shift((z, y, x), tuple(-w.start for w in window))
-        part = values.transpose(0, 1)[:, *inside].contiguous()
+        part = values[:, *inside].contiguous()
         result[:, *shift((z, y, x), tuple(-r.start for r in region))] = namespace_for(padded).from_dlpack(part)
 
     def _input(self, window: Region, grey: Callable[[Region], Array]) -> Array:
