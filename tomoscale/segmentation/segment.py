@@ -116,6 +116,8 @@ def summary(volume: Volume) -> dict[str, Any]:
     if not steps:
         return {}
     said = steps[0]
+    if "fused planes" in said:
+        return {"fused_planes": said["fused planes"], "backend": said["backend"], "precision": said["precision"]}
     counts = said.get("computed") or {name: values[0] for name, values in record.get("counts", {}).items()}
     total = said.get("windows", said.get("tiles"))
     windows = {"in_grid": total, "computed": counts.get("windows"), "of_one_value": counts.get("constant_windows")}
