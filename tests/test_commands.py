@@ -102,11 +102,11 @@ def test_other_blocks_give_the_same_voxels_and_numbers(tmp_path, undisturbed):
 
 def test_a_report_made_again_has_the_same_bytes_and_replaces_nothing_unasked(tmp_path, undisturbed):
     first = (undisturbed / "report.html").read_bytes()
-    assert report(undisturbed / "results", tmp_path / "again.html").read_bytes() == first
+    assert report(undisturbed / "results", tmp_path / "again.html").path.read_bytes() == first
     with pytest.raises(PlanError, match="exists"):
         report(undisturbed / "results", tmp_path / "again.html")
     (tmp_path / "again.html").write_text("old")
-    assert report(undisturbed / "results", tmp_path / "again.html", overwrite=True).read_bytes() == first
+    assert report(undisturbed / "results", tmp_path / "again.html", overwrite=True).path.read_bytes() == first
 
 
 def test_a_finished_demo_given_again_computes_nothing(undisturbed, monkeypatch):

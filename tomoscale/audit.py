@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from tomoscale.block_states import last_line
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.geometry import Grid, three
 from tomoscale.ledger import Ledger, checksum, lease_owner, read_plan
 from tomoscale.progress import duration
 from tomoscale.volume import Volume, open_zarr
-from tomoscale.watch import find_ledger, last_line
+from tomoscale.watch import find_ledger
 
 
 def status(path: str | Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
@@ -26,6 +26,9 @@ from tomoscale.networks.card import Normalisation
 from tomoscale.normalisation import scaling_of
 from tomoscale.volume import Kind, LabelClass, Volume
 from tomoscale.work import Work
+
+if TYPE_CHECKING:
+    from tomoscale.report.written import Report
 
 Source = Volume | str | Path
 
@@ -176,7 +179,7 @@ def opened(source: Source) -> Volume:
 
 def report(
     results: str | Path, target: str | Path, *, figures: str | Path | None = None, overwrite: bool = False
-) -> Path:
+) -> Report:
     """Write the numbers and pictures of `tomoscale measure`, or of a study, as one HTML file that opens offline.
 
     Parameters
@@ -190,6 +193,11 @@ def report(
     overwrite : bool
         Replace what is there: the HTML file, and figures of the same names.
 
+    Returns
+    -------
+    Report
+        Its ``path`` is the file; in a notebook it shows a link to it and its first pictures.
+
     Raises
     ------
     InputError
@@ -199,6 +207,7 @@ def report(
     """
     from tomoscale.report.sample import write_report
     from tomoscale.report.study import write_study_report
+    from tomoscale.report.written import Report
 
     folder, target, figures = Path(results), Path(target), None if figures is None else Path(figures)
     is_study = (folder / "study.json").exists()
@@ -213,12 +222,13 @@ def report(
     if figures is not None and not overwrite and figures.exists() and (not figures.is_dir() or any(figures.iterdir())):
         raise PlanError(f"{figures} is there and not empty: give another folder for the figures, or --overwrite")
     if is_study:
-        return write_study_report(target, content, folder, figures=figures)
+        return Report(write_study_report(target, content, folder, figures=figures))
     volumes = {
         name: open_volume(content["inputs"][name]["path"]) if name in content["inputs"] else None
         for name in ("grey", "labels", "truth")
     }
     grey, labels, truth = (volumes[name] for name in ("grey", "labels", "truth"))
-    return write_report(
-        target, results=content, grey=grey, labels=labels, truth=truth, runs=content["runs"], figures=figures
+    runs = content["runs"]
+    return Report(
+        write_report(target, results=content, grey=grey, labels=labels, truth=truth, runs=runs, figures=figures)
     )

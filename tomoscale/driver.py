@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from tomoscale.block_runs import Outcome, combine, run_blocks
+from tomoscale.block_states import Spans, spans_of
 from tomoscale.errors import Interrupted, describe
 from tomoscale.ledger import Ledger, renew_lease
 from tomoscale.plan import Plan
@@ -143,9 +144,17 @@ class Driver:
                 self._take(future, task)
         if self.plan.record is not None:
             renew_lease(self.plan.record)
-        self.watch.update(self.n_done, self.ledger.seconds, len(self.in_flight), self.voxels_done)
+        self.watch.update(self.n_done, self.ledger.seconds, len(self.in_flight), self.voxels_done, self._doing)
         if time.monotonic() - self.looked > 1.0:
             self._look_after_workers()
+
+    def _doing(self) -> dict[str, Spans]:
+        """Blocks that run, that wait to be tried again, and that were set aside, for those who watch."""
+        return {
+            "running": spans_of(task.numbers for task in self.in_flight.values() if not task.combined),
+            "again": spans_of((number,) for number in (*self.again, *self.suspects)),
+            "set_aside": spans_of((number,) for number in self.failures),
+        }
 
     def _look_after_workers(self) -> None:
         """End workers whose task hangs; stop if there is nobody left to ask for any."""

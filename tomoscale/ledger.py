@@ -289,6 +289,24 @@ def checksum(values: np.ndarray) -> int:
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).data)
 
 
+def new_records(folder: Path, start: int) -> tuple[np.ndarray, int]:
+    """Records that the log of blocks holds from byte `start` on, and where its last whole frame ends.
+
+    For those who follow a run: counts are not unpacked, and what was read before is not read again.
+    """
+    found, position = [np.zeros(0, RECORD)], start
+    with (folder / "blocks.log").open("rb") as file:
+        if file.seek(0, os.SEEK_END) <= start:
+            return found[0], start
+        view = memoryview(np.memmap(file, np.uint8, "r"))  # type: ignore[arg-type]
+        while (end := _frame_end(view, position)) is not None:
+            _, n_records, _ = _FRAME.unpack_from(view, position)
+            first = position + _FRAME.size
+            found.append(np.frombuffer(view[first : first + n_records * RECORD.itemsize], RECORD).copy())
+            position = end
+    return np.concatenate(found), position
+
+
 def _frame_end(view: memoryview, position: int) -> int | None:
     """Where the frame at `position` ends, or None if it is not whole."""
     if position + _FRAME.size > len(view):

@@ -6,17 +6,26 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
+from tomoscale.block_states import FILE, Spans
+from tomoscale.errors import IntegrityError
 from tomoscale.pace import Pace
 
 LINE_SECONDS = 30.0
 FILE_SECONDS = 1.0
-FILE = "progress.jsonl"
+MAP_SECONDS = 1.0
+MAP_SHARE = 0.05
+"""Of the time of whoever watches, drawing the map of blocks takes no more."""
+
+Doing = Callable[[], dict[str, Spans]]
+"""Gives the blocks that run, wait to be tried again, and were set aside."""
 
 
 class Display(Protocol):
@@ -72,7 +81,9 @@ class Progress:
 
     seconds: np.ndarray = np.zeros(3)
 
-    def update(self, done: int, seconds: np.ndarray, in_flight: int, work: float | None = None) -> None:
+    def update(
+        self, done: int, seconds: np.ndarray, in_flight: int, work: float | None = None, doing: Doing | None = None
+    ) -> None:
         """Take in the state of the run; cheap, so it is called after every task.
 
         Parameters
@@ -85,17 +96,19 @@ class Progress:
             Tasks that are not finished.
         work : float or None
             What is finished in the unit of `pace`; None where that is blocks.
+        doing : callable or None
+            Asked once a second which blocks run, for those who watch.
         """
         now = time.monotonic()
         self.done, self.seconds = done, seconds
         self.pace.add(now, done if work is None else work, done - self.first)
         if now - self.written >= FILE_SECONDS:
             self.written = now
-            self._write("running", seconds, in_flight)
+            self._write("running", seconds, in_flight, doing() if doing and self.file else {})
         if self.show is False or (self.show is None and now - self.started < 2):
             return
         if self.display is None:
-            self.display = make_display(self.name, self.total)
+            self.display = make_display(self.name, self.total, None if self.file is None else self.file.parent)
         if now - self.shown >= 0.2:
             self.shown = now
             self.display.update(done, self._text())
@@ -110,7 +123,7 @@ class Progress:
         end = f"{duration(left)} left" if left is not None and self.done < self.total else f"{duration(spent)}"
         return f"{self.done}/{self.total} blocks, {end}"
 
-    def _write(self, state: str, seconds: np.ndarray, in_flight: int) -> None:
+    def _write(self, state: str, seconds: np.ndarray, in_flight: int, doing: dict[str, Spans] | None = None) -> None:
         if self.file is None:
             return
         left = self.remaining_seconds()
@@ -123,6 +136,7 @@ class Progress:
             "in_flight": in_flight,
             "remaining_s": None if left is None else round(left, 1),
             **dict(zip(("read_s", "compute_s", "write_s"), (round(float(s), 3) for s in seconds), strict=True)),
+            **{name: spans for name, spans in (doing or {}).items() if spans},
         }
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -174,9 +188,17 @@ class BarDisplay:
 
 
 class WidgetDisplay:
-    """A progress widget in a notebook."""
+    """Widgets in a notebook: a bar, and where there is a record of the run, the map of its blocks.
 
-    def __init__(self, name: str, total: int) -> None:
+    Parameters
+    ----------
+    name : str
+    total : int
+    folder : Path or None
+        Of the ledger; the map is drawn from its files alone, so it is the same in the run and in whoever watches.
+    """
+
+    def __init__(self, name: str, total: int, folder: Path | None = None) -> None:
         import ipywidgets
         from IPython.display import display
 
@@ -184,21 +206,46 @@ class WidgetDisplay:
             value=0, max=total, description=name[:24], style={"description_width": "initial"}
         )
         self.label: Any = ipywidgets.Label("")
-        display(ipywidgets.HBox([self.widget, self.label]))
+        self.map: Any = ipywidgets.HTML("")
+        self.block_map = None if folder is None else _block_map(folder)
+        self.due = -1e9
+        display(ipywidgets.VBox([ipywidgets.HBox([self.widget, self.label]), self.map]))
 
     def update(self, done: int, text: str) -> None:
-        """Move the bar."""
+        """Move the bar, and draw the map where that is due."""
         self.widget.value, self.label.value = done, text
+        if time.monotonic() >= self.due:
+            self._draw()
 
     def close(self) -> None:
-        """Colour the finished bar."""
+        """Colour the finished bar, and draw the map as it ended."""
         self.widget.bar_style = "success" if self.widget.value == self.widget.max else "warning"
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.block_map is None:
+            return
+        started = time.monotonic()
+        with suppress(IntegrityError, OSError):  # the output was removed: the last map stays
+            self.map.value = self.block_map.html()
+        ended = time.monotonic()
+        self.due = ended + max(MAP_SECONDS, (ended - started) / MAP_SHARE)
 
 
-def make_display(name: str, total: int) -> Display:
-    """Return the display that suits where the program runs."""
+def _block_map(folder: Path) -> Any:
+    # Loaded only where it is shown: a run on a terminal draws nothing.
+    from tomoscale.notebook.block_map import BlockMap
+
+    try:
+        return BlockMap(folder)
+    except (IntegrityError, OSError):
+        return None
+
+
+def make_display(name: str, total: int, folder: Path | None = None) -> Display:
+    """Return the display that suits where the program runs; `folder` is that of the ledger, if there is one."""
     if in_notebook():
-        return WidgetDisplay(name, total)
+        return WidgetDisplay(name, total, folder)
     moves = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return BarDisplay(name, total) if moves else LineDisplay(name)
 

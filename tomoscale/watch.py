@@ -5,26 +5,24 @@ Only the files beside the output are read: no scheduler is asked, and the run is
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from tomoscale.block_states import last_line
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.ledger import FOLDER, Ledger, lease_owner, read_plan
 from tomoscale.plan import ledger_folder
-from tomoscale.progress import FILE, Display, duration, in_notebook, make_display
-
-TAIL_BYTES = 4096
-"""Read from the end of ``progress.jsonl``: more than its last line."""
+from tomoscale.progress import Display, duration, in_notebook, make_display
 
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is, as its files tell; in a notebook it shows itself as a bar.
+    """How far a run is, as its files tell; in a notebook it shows itself as a bar and a map of its blocks.
 
     Attributes
     ----------
@@ -35,6 +33,8 @@ class RunState:
         A living process holds the lease.
     remaining_s : float or None
         Time left as last written, less what has passed since.
+    folder : Path
+        Of the ledger.
     """
 
     step: str
@@ -42,6 +42,7 @@ class RunState:
     total: int
     running: bool
     remaining_s: float | None
+    folder: Path
 
     @property
     def text(self) -> str:
@@ -57,10 +58,14 @@ class RunState:
 
     def _repr_html_(self) -> str:
         # Loaded only where it is shown: drawings need Pillow, and a worker that counts blocks does not.
+        from tomoscale.notebook.block_map import BlockMap
         from tomoscale.notebook.sketch import bar_html
 
         colour = "#009e73" if self.done == self.total else "#0072b2" if self.running else "#d55e00"
-        return bar_html(self.step, self.done / max(self.total, 1), self.text, colour)
+        blocks = ""
+        with suppress(IntegrityError, OSError):  # a record without a grid has no map, one that was removed neither
+            blocks = BlockMap(self.folder).html()
+        return f"<div>{bar_html(self.step, self.done / max(self.total, 1), self.text, colour)}{blocks}</div>"
 
 
 def run_state(path: str | Path) -> RunState:
@@ -89,14 +94,14 @@ def run_state(path: str | Path) -> RunState:
     name = step if isinstance(step, str) else ", ".join(map(str, plan.get("step", ())))
     # Printed on terminals: a file may hold what would move their cursor.
     name = "".join(c if c.isprintable() else "\ufffd" for c in name)[:80]
-    return RunState(name, min(max(done, 0), total), total, running, left if running else None)
+    return RunState(name, min(max(done, 0), total), total, running, left if running else None, folder)
 
 
 def watch(path: str | Path, *, every_seconds: float = 1.0) -> None:
     """Show how far a run is until it ends: that of another process, or one that outlived a restarted kernel.
 
-    In a notebook this returns at once and the bar moves on by itself; on a terminal it returns when the run has ended,
-    and Ctrl-C leaves it without touching the run.
+    In a notebook this returns at once, and the bar and the map of blocks move on by themselves; on a terminal it returns
+    when the run has ended, and Ctrl-C leaves it without touching the run.
 
     Parameters
     ----------
@@ -111,7 +116,7 @@ def watch(path: str | Path, *, every_seconds: float = 1.0) -> None:
         If there is no record of a run.
     """
     state = run_state(path)
-    display = make_display(state.step, state.total)
+    display = make_display(state.step, state.total, state.folder)
     display.update(state.done, state.text)
     if not in_notebook():
         _follow(path, display, state, every_seconds)
@@ -147,20 +152,6 @@ def find_ledger(path: Path) -> Path:
         if (folder / "plan.json").exists():
             return folder
     raise InputError(f"{path} has no record of a run: give a volume that tomoscale wrote, or a results folder")
-
-
-def last_line(folder: Path) -> dict[str, Any]:
-    """Last state that the run of a ledger wrote; {} if there is none that can be read."""
-    path = folder / FILE
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            # A line that is being written has no end yet; the one before it has.
-            lines = file.read().rpartition(b"\n")[0].splitlines()
-        last = json.loads(lines[-1])
-    except (OSError, IndexError, ValueError):
-        return {}
-    return last if isinstance(last, dict) else {}
 
 
 def _finite(value: Any) -> TypeGuard[float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tomoscale.block_summary import block_summary
 from tomoscale.cluster import connect, expected_resources, resources_of
+from tomoscale.dashboard import dashboards_through_hub, link_html, link_of, show_link
 from tomoscale.engine import run
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.geometry import Shape
@@ -91,11 +92,17 @@ class Work:
             )
         shutil.rmtree(path)
 
+    @property
+    def dashboard(self) -> str | None:
+        """Link to Dask's dashboard of the workers, on a Jupyter hub through its proxy; None where there is none."""
+        return link_of(self.client)
+
     def _repr_html_(self) -> str:
         # Loaded only where it is shown.
         from tomoscale.notebook.sketch import runs_html
 
-        return runs_html(self.runs)
+        link = self.dashboard
+        return runs_html(self.runs) + (link_html(link) if link else "")
 
     def run(self, plan: Plan) -> Any:
         """Run a plan, and note it for reports; with `plan_only`, print it and return None."""
@@ -156,7 +163,7 @@ def working(
     insecure: bool = False,
     **how: Any,
 ) -> Iterator[Work]:
-    """Give a `Work` whose workers are started before and ended after.
+    """Give a `Work` whose workers are started before and ended after; in a notebook, show the link to their dashboard.
 
     Parameters
     ----------
@@ -185,7 +192,11 @@ def working(
     if how.get("plan_only") and workers.partition(":")[0] == "slurm":
         resources = expected_resources(workers, n_jobs)  # a plan waits in no queue
     where = "threads" if resources is not None else workers
-    with connect(where, processes, n_jobs=n_jobs, credentials=credentials, insecure=insecure) as client:
+    with (
+        dashboards_through_hub(where),
+        connect(where, processes, n_jobs=n_jobs, credentials=credentials, insecure=insecure) as client,
+    ):
+        show_link(link_of(client))
         resources = resources or (this_machine() if client is None else resources_of(client))
         if memory_bytes is not None:
             resources = replace(resources, memory_bytes=memory_bytes)

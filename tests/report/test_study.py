@@ -97,7 +97,7 @@ def cells_of(html: str, start: str) -> list[str]:
 
 
 def test_the_table_has_every_sample_the_mean_and_what_is_pooled(study, tmp_path):
-    html = report(study, tmp_path / "r.html").read_text()
+    html = report(study, tmp_path / "r.html").path.read_text()
     assert cells_of(html, "IoU bone")[1:] == [["0.7500"], ["0.5000"], ["0.6250", "±", "0.1768"], ["0.8750"]]
     rate = cells_of(html, "degradation rate")
     assert rate[0][-1] == "mm/year"
@@ -109,7 +109,7 @@ def test_the_table_has_every_sample_the_mean_and_what_is_pooled(study, tmp_path)
 
 
 def test_every_sample_has_a_section_with_its_figures(study, tmp_path):
-    found = Page(report(study, tmp_path / "r.html").read_text())
+    found = Page(report(study, tmp_path / "r.html").path.read_text())
     for name in NAMES:
         for words in (f"Sample {name}", f"caveat of {name}"):
             assert found.text.count(words) == 1
@@ -126,8 +126,8 @@ def test_every_sample_has_a_section_with_its_figures(study, tmp_path):
 
 
 def test_a_study_reported_again_has_the_same_bytes_and_its_own_figures(study, tmp_path):
-    first = report(study, tmp_path / "a.html", figures=tmp_path / "a").read_bytes()
-    assert report(study, tmp_path / "b.html", figures=tmp_path / "b").read_bytes() == first
+    first = report(study, tmp_path / "a.html", figures=tmp_path / "a").path.read_bytes()
+    assert report(study, tmp_path / "b.html", figures=tmp_path / "b").path.read_bytes() == first
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert {"iou_by_sample.svg", "01_T04_labels_3d.png", "02_T_07_plane_z.svg", "captions.txt"} <= set(names)
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)

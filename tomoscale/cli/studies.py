@@ -46,7 +46,7 @@ def _report(results: Any, target: Path, *, overwrite: bool, figures: Path | None
     from tomoscale import commands
 
     written = commands.report(results, target, overwrite=overwrite, figures=figures)
-    return {"report": written, **({"figures": figures} if figures else {})}
+    return {"report": written.path, **({"figures": figures} if figures else {})}
 
 
 def _study(*, samples: list[dict[str, Any]], folder: Path, work: Work, **how: Any) -> Any:
