@@ -160,7 +160,7 @@ def pictures(html: str) -> list[np.ndarray]:
 
 
 def test_the_notebook_is_stored_without_outputs_and_without_paths_of_a_machine():
-    path = ROOT / "examples" / "from_slices_to_report.ipynb"
+    path = ROOT / "examples" / "from_scan_to_report.ipynb"
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
@@ -169,7 +169,7 @@ def test_the_notebook_is_stored_without_outputs_and_without_paths_of_a_machine()
 
 
 def test_the_notebook_runs_from_a_fresh_kernel(tmp_path, monkeypatch):
-    notebook = nbformat.read(ROOT / "examples" / "from_slices_to_report.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "examples" / "from_scan_to_report.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert code[0].source.startswith("SIZE = 112")
     code[0].source = "SIZE = 48"
@@ -182,7 +182,7 @@ def test_the_notebook_runs_from_a_fresh_kernel(tmp_path, monkeypatch):
     shown = [output.data for cell in code for output in cell.outputs if "data" in output]
     pages = [data["text/html"] for data in shown if "text/html" in data]
     scan, truth, labels, plan, state, link = pages
-    assert [len(pictures(page)) for page in pages] == [4, 3, 3, 2, 0, 0]
+    assert [len(pictures(page)) for page in pages] == [4, 3, 3, 2, 3, 4]
 
     # The scan's picture is its middle slice, up to the two ends of the grey values.
     across_z = pictures(scan)[0][:320, :320, 0].astype(float)
@@ -200,7 +200,8 @@ def test_the_notebook_runs_from_a_fresh_kernel(tmp_path, monkeypatch):
     assert "<table>" in plan
     assert "12 x 48 x 48 written (blue), 14 x 48 x 48 read" in plan
     assert "4/4 blocks, finished" in state
-    assert "study_48/report.html" in link
+    assert "4 done" in state
+    assert 'href="study_48/report.html"' in link
     bars = [data for data in shown if "IntProgress" in data["text/plain"]]
     assert len(bars) == 2, "the run shows its progress, and so does who watches it"
     text = "".join(output.text for cell in code for output in cell.outputs if output.output_type == "stream")

@@ -165,6 +165,10 @@ def test_a_new_kernel_follows_the_run_of_another_process_to_its_end(tmp_path, mo
     (label,) = [w["state"]["value"] for w in widgets if w["model_name"] == "LabelModel"]
     assert (bar["value"], bar["max"], bar["bar_style"]) == (20, 20, "success")
     assert label == "20/20 blocks, finished"
+    (drawn,) = [w["state"]["value"] for w in widgets if w["model_name"] == "HTMLModel"]
+    assert "20 done" in drawn
+    assert drawn.count("<img") == 3
+    assert "20 done" in notebook.cells[3].outputs[0].data["text/html"]
 
 
 def test_a_run_that_was_killed_is_seen_as_stopped(tmp_path, monkeypatch):

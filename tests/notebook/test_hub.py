@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import importlib.util
-import json
 import re
 import shutil
 import subprocess
@@ -104,7 +103,9 @@ def save(hub: Hub, name: str, cells: list[tuple[str, list[dict[str, Any]]]]) -> 
 def browse(url: str, folder: Path) -> tuple[str, np.ndarray]:
     """What headless Chromium makes of a page: its document, and a screenshot as (rows, columns, 3) uint8 array."""
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=900,1800"
+    flags += (
+        " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=900,3200"
+    )
     own = [f"--user-data-dir={folder / 'profile'}", f"--screenshot={folder / 'page.png'}", "--dump-dom"]
     # Nothing but the hub is asked, whatever a page wants to load.
     offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -147,7 +148,7 @@ def test_a_notebook_goes_on_after_its_kernel_was_restarted_and_a_browser_shows_i
         assert f"{done} done" in stopped
         assert stopped.count("<img") == 3
 
-        run(SLOW.replace("SECONDS", "0.0"))
+        run(SLOW.replace("SECONDS", "0.0").removesuffix("plan"))
         run(RUN)
         finished = shown(run(STATE))
         assert "32/32 blocks, finished" in finished
@@ -182,9 +183,8 @@ def test_the_dashboard_is_reached_through_the_hub_by_its_user_alone(running):
         assert f'href="{link}"' in shown(outputs)
         assert running.ask(f"user/{USER}/proxy/{found[1]}/health") == b"ok"
         stranger = Hub(running.url, "no-token", running.home)
-        with pytest.raises(Exception, match="403|Forbidden"):
-            stranger.ask(f"user/{USER}/proxy/{found[1]}/health")
+        answer = stranger.ask(f"user/{USER}/proxy/{found[1]}/health")
+        assert b"Sign in" in answer, "who is not logged in is sent to do so"
         kernel.run("workers.__exit__(None, None, None)")
     finally:
         kernel.close()
-    assert json.loads(running.ask(f"hub/api/users/{USER}"))["servers"]
