@@ -27,6 +27,8 @@ if missing:
 
 from tests.notebook.hub import USER, Hub, Kernel, hub  # noqa: E402 -- needs what is looked for above
 
+DONE, WAITING = (0, 158, 115), (228, 228, 228)
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hub")]
 
 SLOW = """import time
@@ -45,7 +47,7 @@ source = Volume(MemoryArray(ramp), 5.0)
 kernel = Kernel("slow", slow, Halo(), source.dtype, 4.0)
 plan = plan_map(kernel, source, "slow.zarr", block_shape=(4, 8, 4), resources=Resources(1, 1, 1))
 plan"""
-RUN = "run(plan, progress=True)"
+RUN = "run(plan, progress=True);"
 WATCH = "from tomoscale.watch import run_state, watch\nwatch('slow.zarr', every_seconds=0.1)"
 STATE = "run_state('slow.zarr')"
 WORKERS = """from tomoscale import working
@@ -86,27 +88,44 @@ def save(hub: Hub, name: str, cells: list[tuple[str, list[dict[str, Any]]]]) -> 
             {
                 "cell_type": "code",
                 "id": f"c{n}",
-                "metadata": {},
+                "metadata": {"trusted": True},
                 "source": source,
                 "outputs": outputs,
                 "execution_count": n,
             }
             for n, (source, outputs) in enumerate(cells, 1)
         ],
-        "metadata": {},
+        "metadata": {"trusted": True},
         "nbformat": 4,
         "nbformat_minor": 5,
     }
     hub.api(f"contents/{name}", "PUT", {"type": "notebook", "content": content})
 
 
-def browse(url: str, folder: Path) -> tuple[str, np.ndarray]:
-    """What headless Chromium makes of a page: its document, and a screenshot as (rows, columns, 3) uint8 array."""
+def browse(url: str, folder: Path, wanted: str) -> tuple[str, np.ndarray]:
+    """What headless Chromium makes of a page: its document, and a screenshot as (rows, columns, 3) uint8 array.
+
+    On a busy machine a page may not be ready in time: it is opened up to three times until it holds the text `wanted`.
+    """
+    for attempt in range(3):
+        (folder / str(attempt)).mkdir(parents=True)
+        document, picture = opened(url, folder / str(attempt))
+        if wanted in document:
+            break
+    return html.unescape(document), picture
+
+
+def opened(url: str, folder: Path) -> tuple[str, np.ndarray]:
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     flags += (
-        " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=900,3200"
+        " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --window-size=1300,1700"
     )
-    own = [f"--user-data-dir={folder / 'profile'}", f"--screenshot={folder / 'page.png'}", "--dump-dom"]
+    own = [
+        f"--user-data-dir={folder / 'profile'}",
+        f"--screenshot={folder / 'page.png'}",
+        "--dump-dom",
+        "--virtual-time-budget=20000",
+    ]
     # Nothing but the hub is asked, whatever a page wants to load.
     offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     done = subprocess.run(
@@ -130,7 +149,7 @@ def test_a_notebook_goes_on_after_its_kernel_was_restarted_and_a_browser_shows_i
 
     kernel = Kernel(running, "slow.ipynb")
     try:
-        planned = shown(run(SLOW.replace("SECONDS", "0.5")))
+        planned = shown(kernel.run(SLOW.replace("SECONDS", "0.5")))
         assert "<table>" in planned
         assert "32 of 4 x 8 x 4 voxels" in planned
         # The kernel dies in the middle of the run, as it does when a server is culled or runs out of memory.
@@ -142,35 +161,29 @@ def test_a_notebook_goes_on_after_its_kernel_was_restarted_and_a_browser_shows_i
             time.sleep(0.05)
         kernel.restart()
         assert "IntProgress" in shown(run(WATCH), "text/plain")
-        stopped = shown(run(STATE))
+        stopped = shown(kernel.run(STATE))
         done = int(re.search(r"(\d+)/32 blocks, stopped; the same command goes on", stopped)[1])
         assert 1 <= done < 32
         assert f"{done} done" in stopped
         assert stopped.count("<img") == 3
 
-        run(SLOW.replace("SECONDS", "0.0").removesuffix("plan"))
+        kernel.run(SLOW.replace("SECONDS", "0.0"))
         run(RUN)
-        finished = shown(run(STATE))
-        assert "32/32 blocks, finished" in finished
-        assert "32 done" in finished
-        link = shown(run(REPORT))
-        assert 'href="report.html"' in link
-        assert "<img" in link
+        assert "32/32 blocks, finished" in shown(run(STATE))
+        assert 'href="report.html"' in shown(run(REPORT))
+        # The widgets live in the kernel that goes on, and JupyterLab asks it for them.
+        save(running, "slow.ipynb", cells)
+        text, picture = browse(running.page("lab/tree/slow.ipynb"), tmp_path / "lab", "32/32 blocks, finished")
     finally:
         kernel.close()
-    save(running, "shown.ipynb", cells)
-    (tmp_path / "notebook").mkdir()
-    document, picture = browse(running.page("nbconvert/html/shown.ipynb"), tmp_path / "notebook")
-    text = html.unescape(document)
-    assert f"{done}/32 blocks, stopped; the same command goes on" in text
-    assert "32/32 blocks, finished" in text
-    assert share_of(picture, (0, 158, 115)) > 0.001, "the blocks that are done are green in the browser"
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    for words in (f"{done}/32 blocks, stopped; the same command goes on", f"{done} done", "32/32 blocks, finished"):
+        assert words in text
+    assert share_of(picture, DONE) > 0.004, "the blocks that are done are green in the browser"
+    assert share_of(picture, WAITING) > 0.001, "and those of the first widget that wait are grey"
 
-    (tmp_path / "report").mkdir()
-    document, picture = browse(running.page("files/report.html"), tmp_path / "report")
-    assert "A report behind a hub" in document
-    assert share_of(picture, (0, 158, 115)) > 0.001
+    text, picture = browse(running.page("files/report.html"), tmp_path / "report", "A report behind a hub")
+    assert "A report behind a hub" in text
+    assert share_of(picture, DONE) > 0.0005
 
 
 def test_the_dashboard_is_reached_through_the_hub_by_its_user_alone(running):
