@@ -33,7 +33,7 @@ c.Authenticator.allowed_users = {{"{user}"}}
 c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = "{folder}/home/{{username}}"
 c.Spawner.cmd = ["{python}", "-m", "jupyterhub.singleuser"]
-c.Spawner.args = ["--allow-root"]
+c.Spawner.args = ["--allow-root", "--LabApp.extension_manager=readonly"]
 c.Spawner.environment = {{"PYTHONPATH": "{root}", "JUPYTERHUB_ALLOW_TOKEN_IN_URL": "1", "DASK_CONFIG": "{folder}/dask"}}
 c.Spawner.start_timeout = 120
 c.Spawner.http_timeout = 120
