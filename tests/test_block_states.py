@@ -100,10 +100,10 @@ def test_an_output_that_was_begun_anew_is_followed(tmp_path):
     blocks = RunBlocks(tmp_path / "r")
     assert (blocks.look() == DONE).sum() == 3
     (tmp_path / "r").rename(tmp_path / "old")  # so that its log keeps its place on the disk
-    finish(begun(tmp_path / "r"), 5)
-    assert np.flatnonzero(blocks.look() == DONE).tolist() == [5]
+    finish(begun(tmp_path / "r"), 5, 6, 7, 8)  # a log longer than the old one
+    assert np.flatnonzero(blocks.look() == DONE).tolist() == [5, 6, 7, 8]
     shutil.rmtree(tmp_path / "r")
-    assert (blocks.look() == DONE).sum() == 1, "what was seen last stays"
+    assert (blocks.look() == DONE).sum() == 4, "what was seen last stays"
 
 
 @pytest.mark.parametrize(
