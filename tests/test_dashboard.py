@@ -46,7 +46,7 @@ def test_workers_show_their_dashboard_while_they_live(monkeypatch):
         assert f'href="/user/a{{b}}&amp;/proxy/{port}/status"' in work._repr_html_()
         info = work.client.scheduler_info()
         assert info["services"]["dashboard"] == int(port)
-        assert info["address"].startswith("tcp://127.0.0.1:")
+        assert re.match(r"(tcp|tls)://127\.0\.0\.1:", info["address"])
     assert work.dashboard is None
     assert "Dashboard" not in work._repr_html_()
     assert Work().dashboard is None

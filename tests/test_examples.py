@@ -202,8 +202,10 @@ def test_the_notebook_runs_from_a_fresh_kernel(tmp_path, monkeypatch):
     assert "4/4 blocks, finished" in state
     assert "4 done" in state
     assert 'href="study_48/report.html"' in link
-    bars = [data for data in shown if "IntProgress" in data["text/plain"]]
-    assert len(bars) == 2, "the run shows its progress, and so does who watches it"
+    # Other steps show a bar where they last, as they do on a busy machine.
+    for start in ("cleaned = run(", "from tomoscale.watch import"):
+        (cell,) = [cell for cell in code if cell.source.startswith(start)]
+        assert any("IntProgress" in output.data["text/plain"] for output in cell.outputs if "data" in output)
     text = "".join(output.text for cell in code for output in cell.outputs if output.output_type == "stream")
     assert "give --voxel-size" in text
     assert (study / "report.html").stat().st_size > 10_000
