@@ -203,9 +203,16 @@ def test_the_notebook_runs_from_a_fresh_kernel(tmp_path, monkeypatch):
     assert "4 done" in state
     assert 'href="study_48/report.html"' in link
     # Other steps show a bar where they last, as they do on a busy machine.
-    for start in ("cleaned = run(", "from tomoscale.watch import"):
-        (cell,) = [cell for cell in code if cell.source.startswith(start)]
+    (ran,) = [cell for cell in code if cell.source.startswith("cleaned = run(")]
+    (watched,) = [cell for cell in code if "watch(newest)" in cell.source]
+    for cell in (ran, watched):
         assert any("IntProgress" in output.data["text/plain"] for output in cell.outputs if "data" in output)
+
+    # What to run after a restart needs nothing of the cells above it.
+    alone = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(watched.source)])
+    NotebookClient(alone, kernel_name="python3", timeout=60, resources=place).execute()
+    assert "4/4 blocks, finished" in alone.cells[0].outputs[-1].data["text/html"]
+
     text = "".join(output.text for cell in code for output in cell.outputs if output.output_type == "stream")
     assert "give --voxel-size" in text
     assert (study / "report.html").stat().st_size > 10_000
