@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from tomoscale.zarr_metadata import MAX_METADATA_BYTES
+from tomoscale.json_files import MAX_JSON_BYTES
 
 HOST = "127.0.0.1"
 PIECE_BYTES = 2**20
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with file:
             size = os.fstat(file.fileno()).st_size
-            if path.name in ("zarr.json", ".zarray") and size <= MAX_METADATA_BYTES:
+            if path.name in ("zarr.json", ".zarray") and size <= MAX_JSON_BYTES:
                 content = with_known_type(file.read())
                 self._send(io.BytesIO(content), len(content), with_body)
             else:

@@ -21,6 +21,8 @@ STATE = "tomoscale"
 STATE_VERSION = 1
 LEVEL = "0"
 """Path of the full resolution inside the group; coarser levels are "1", "2", ..."""
+MAX_LEVELS = 64
+"""Halved so often, any volume is one voxel."""
 LABELS = "labels"
 """Folder inside an image group whose folders are its label images."""
 _GREY = (128, 128, 128, 255)
@@ -139,8 +141,17 @@ def multiscales(attributes: Any) -> Mapping[str, Any] | None:
 
 
 def level_paths(image: Mapping[str, Any]) -> list[str]:
-    """Paths of the resolution levels, finest first."""
-    return [d["path"] for d in _dicts(image.get("datasets")) if isinstance(d.get("path"), str)]
+    """Paths of the resolution levels, finest first.
+
+    Raises
+    ------
+    InputError
+        If there are more than `MAX_LEVELS`.
+    """
+    found = [d["path"] for d in _dicts(image.get("datasets")) if isinstance(d.get("path"), str)]
+    if len(found) > MAX_LEVELS:
+        raise InputError(f"an image lists {len(found)} resolution levels, but no volume has more than {MAX_LEVELS}")
+    return found
 
 
 def axis_names(image: Mapping[str, Any]) -> list[str]:

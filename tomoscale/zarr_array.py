@@ -37,6 +37,8 @@ import tensorstore
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import AXES, Grid, Region, Shape, region_shape
 from tomoscale.ome import LEVEL, STATE, Kind
+from tomoscale.zarr_chunks import StoredChunks
+from tomoscale.zarr_layout import check_array
 from tomoscale.zarr_metadata import array_metadata, group_metadata, read_node, write_node
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
@@ -104,9 +106,10 @@ class ZarrArray:
         IntegrityError
             If a chunk is damaged or missing.
         InputError
-            If there is no such array, or no permission to read it.
+            If there is no such array, no permission to read it, or a chunk leads out of it.
         """
-        store = _opened(self)
+        store, chunks = _opened(self)
+        chunks.check((slice(0, 1),) * self.leading + region)
         with _translated(self, region, writing=False):
             values = store[(0,) * self.leading + region].read(order="C").result()
         # The type system of the reader ends here: it has native byte order only.
@@ -123,11 +126,13 @@ class ZarrArray:
             If the file system refuses (full, read-only, no permission), with its errno.
         """
         self._check_write(region, values)
-        store = _opened(self)
+        store, chunks = _opened(self)
+        chunks.check_links(self._shards(region))
         # A shard that reaches past the end of the array is never covered whole, so its old file would be read and merged,
         # and a damaged one could not be overwritten. It belongs to this block alone: it goes first.
-        for shard in self._clipped_shards(region):
-            self._shard_file(shard).unlink(missing_ok=True)
+        for shard in self._shards(region):
+            if any((p + 1) * s > n for p, s, n in zip(shard, self.shard_shape, self.shape, strict=True)):
+                self._shard_file(shard).unlink(missing_ok=True)
         with _translated(self, region, writing=True):
             # Waited for below, so the values may be read in place: without that they are copied whole first.
             store[region].write(values, can_reference_source_data_indefinitely=True).result()
@@ -220,11 +225,9 @@ class ZarrArray:
     def _shard_file(self, position: tuple[int, ...]) -> Path:
         return self._chunk_folder.joinpath(*map(str, position))
 
-    def _clipped_shards(self, region: Region) -> Iterator[tuple[int, ...]]:
-        axes = list(zip(region, self.shard_shape, self.shape, strict=True))
-        for position in itertools.product(*(range(r.start // s, -(-r.stop // s)) for r, s, _ in axes)):
-            if any((p + 1) * s > n for p, (_, s, n) in zip(position, axes, strict=True)):
-                yield position
+    def _shards(self, region: Region) -> Iterator[tuple[int, ...]]:
+        axes = zip(region, self.shard_shape, strict=True)
+        return itertools.product(*(range(r.start // s, -(-r.stop // s)) for r, s in axes))
 
     def _check_write(self, region: Region, values: np.ndarray) -> None:
         if not self.writable:
@@ -256,8 +259,8 @@ def _metadata_file(array: ZarrArray) -> Path:
     return Path(array.directory) / array.inside / ("zarr.json" if array.version == 3 else ".zarray")
 
 
-def _opened(array: ZarrArray) -> Any:
-    """Open handle of an array, kept until its metadata file changes."""
+def _opened(array: ZarrArray) -> tuple[Any, StoredChunks]:
+    """Open handle of an array and the look at its files before they are decoded, kept until its metadata file changes."""
     if _forked:
         raise RuntimeError(
             f"{array.name}: this process was forked from one that had read volumes, whose threads it lacks: start processes "
@@ -273,12 +276,17 @@ def _opened(array: ZarrArray) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _open(array: ZarrArray, inode: int, mtime_ns: int) -> Any:
+def _open(array: ZarrArray, inode: int, mtime_ns: int) -> tuple[Any, StoredChunks]:
     global _used
     _used = True
+    folder = Path(array.directory) / array.inside
+    node = read_node(folder)
+    if node is None or not node.is_array:
+        raise InputError(f"{array.name} is no array any more: mend the path")
+    chunks = StoredChunks(folder, check_array(node))
     spec = {
         "driver": "zarr3" if array.version == 3 else "zarr",
-        "kvstore": {"driver": "file", "path": f"{Path(array.directory) / array.inside}/"},
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
         "store_data_equal_to_fill_value": True,
         "fill_missing_data_reads": not array.complete,
         "recheck_cached_metadata": "open",
@@ -296,7 +304,7 @@ def _open(array: ZarrArray, inode: int, mtime_ns: int) -> Any:
             f"{array.name} is described with shape, dtype (and, to write, chunk and shard) {_listed(wanted)}, but on disk it has "
             f"{_listed(found)}: it was made by another command; give another output, or remove it"
         )
-    return store
+    return store, chunks
 
 
 @lru_cache(maxsize=2)
@@ -324,6 +332,7 @@ def _translated(array: ZarrArray, region: Region | None, *, writing: bool) -> It
 
 def _as_ours(array: ZarrArray, region: Region | None, text: str, *, writing: bool) -> Exception:
     code = re.search(r"os_error_code='(\d+)'", text)
+    text = re.sub(r" \[tensorstore_spec=.*\]$", "", text, flags=re.DOTALL)
     file = re.search(r'local file "([^"]+)"', text)
     path = file[1] if file else array.name
     where = f" ({_words(region)} of {array.name})" if region else ""

@@ -36,7 +36,8 @@ from tomoscale.ome import (
 )
 from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.zarr_array import ZarrArray
-from tomoscale.zarr_metadata import Node, check_array, child, group_metadata, read_node, write_node
+from tomoscale.zarr_layout import check_array
+from tomoscale.zarr_metadata import NODES, Node, child, group_metadata, read_node, write_node
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,13 @@ def find_array(directory: str, array: str | None) -> FoundArray:
     if ours and inside:
         # However it was addressed, the group that holds it is its volume.
         directory, inside = str(node.path.parent), node.path.name
-    metadata = node.metadata
-    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"] if node.version == 3 else metadata["chunks"]
     storage = ZarrArray(
         directory,
         inside,
         _last_three(layout.shape),
         layout.dtype,
-        _last_three(layout.largest_chunk),
-        _last_three(shard),
+        _last_three(layout.chunk),
+        _last_three(layout.shard),
         _kind(ours, classes),
         version=node.version,
         leading=len(layout.shape) - 3,
@@ -147,7 +146,7 @@ def labels_of(directory: str | Path) -> list[str]:
     folder = Path(directory, LABELS)
     node = read_node(folder)
     names = label_names(node.attributes) if node else []
-    return [str(folder / name) for name in names if _plain(name) and _finished(folder / name)]
+    return [str(folder / name) for name in names if _plain(name) and _finished(child(folder, name))]
 
 
 def list_labels(folder: Path, version: OmeVersion) -> None:
@@ -235,12 +234,12 @@ def _kind(state: dict[str, Any], classes: tuple[LabelClass, ...]) -> Kind:
 
 
 def _arrays_in(path: Path) -> list[Path]:
-    nodes = [read_node(p) for p in sorted(path.iterdir()) if p.is_dir()]
+    nodes = [read_node(child(path, p.name)) for p in sorted(path.iterdir()) if p.is_dir()]
     return [n.path for n in nodes if n is not None and n.is_array]
 
 
 def _listing(path: Path) -> str:
-    names = sorted(p.name for p in path.iterdir() if p.is_dir() and read_node(p) is not None)[:20]
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and any((p / n).is_file() for n in NODES))[:20]
     return f"give array= one of: {', '.join(names)}" if names else "it holds no arrays"
 
 

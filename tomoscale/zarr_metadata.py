@@ -1,9 +1,8 @@
-"""Metadata of Zarr arrays: what we write, and the check of what strangers wrote before anything is decoded."""
+"""Metadata of Zarr arrays and groups: what we write, and nodes as their files describe them."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -15,9 +14,11 @@ import numpy as np
 
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Shape
+from tomoscale.json_files import read_json
 from tomoscale.ome import Kind
 
-MAX_METADATA_BYTES = 64 * 2**20
+NODES = ("zarr.json", ".zarray", ".zgroup")
+"""Files that make a folder an array or a group."""
 MAX_CHUNK_BYTES = 2 * 2**30
 """A chunk is decoded as a whole: a larger one is a mistake or an attack on the memory."""
 MAX_VOXELS = 2**56
@@ -36,8 +37,6 @@ DTYPES = (
     "float32",
     "float64",
 )
-_CODECS = {"bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed"}
-_COMPRESSORS_V2 = {"blosc", "zstd", "gzip", "zlib"}
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,6 @@ class Node:
     is_array: bool
     metadata: Mapping[str, Any]
     attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Checked shape, dtype and chunk of an array, with its leading axes of length one still in place."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    largest_chunk: tuple[int, ...]
 
 
 def array_metadata(
@@ -158,17 +148,32 @@ def replace_json(path: Path, value: Any) -> None:
 
 
 def read_node(path: Path) -> Node | None:
-    """Array or group at `path`, Zarr v3 or v2; None if there is neither."""
+    """Array or group at `path`, Zarr v3 or v2; None if there is neither.
+
+    Raises
+    ------
+    InputError
+        If its metadata cannot be read, are of another version, or lie elsewhere through a link.
+    """
     if (path / "zarr.json").is_file():
-        metadata = _read_json(path / "zarr.json")
-        attributes = metadata.get("attributes")
+        metadata = _read(path, "zarr.json")
+        kind, version, attributes = metadata.get("node_type"), metadata.get("zarr_format"), metadata.get("attributes")
+        if version != 3 or kind not in ("array", "group"):
+            raise InputError(
+                f"{path}: a node of kind {str(kind)[:40]!r} and version {str(version)[:40]} is not read, only arrays and groups "
+                "of version 3 (and 2, in files of other names)"
+            )
         found = attributes if isinstance(attributes, dict) else {}
-        return Node(path, 3, metadata.get("node_type") == "array", metadata, found)
+        return Node(path, 3, kind == "array", metadata, found)
     for name, is_array in ((".zarray", True), (".zgroup", False)):
         if (path / name).is_file():
-            attributes = _read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
-            return Node(path, 2, is_array, _read_json(path / name), attributes)
+            attributes = _read(path, ".zattrs") if (path / ".zattrs").is_file() else {}
+            return Node(path, 2, is_array, _read(path, name), attributes)
     return None
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(child(folder, name))
 
 
 def child(root: Path, inside: str) -> Path:
@@ -187,114 +192,5 @@ def child(root: Path, inside: str) -> Path:
     except (OSError, ValueError, RuntimeError):  # a name that no file system has, a circle of links
         within = False
     if parts.is_absolute() or ".." in parts.parts or not within:
-        raise InputError(f"{root}: the path {inside!r} leads out of the volume, so it is not followed")
+        raise InputError(f"{root}: the path {inside[:200]!r} leads out of the volume, so it is not followed")
     return path
-
-
-def check_array(node: Node) -> Layout:
-    """Shape, dtype and chunk of an array.
-
-    Raises
-    ------
-    InputError
-        If the array is not one we read: rank, dtype, codecs, or chunks no memory should be given to.
-    """
-    layout = _layout_v3(node) if node.version == 3 else _layout_v2(node)
-    name, shape = str(node.path), layout.shape
-    if not 3 <= len(shape) <= 5 or any(n != 1 for n in shape[:-3]):
-        raise InputError(
-            f"{name}: the array has shape {shape}, but must have three axes (z, y, x), or more with axes of length 1 before "
-            "them: save one time point and channel on its own"
-        )
-    if min(shape) < 1:
-        raise InputError(f"{name}: the array has shape {shape}, which holds no voxel")
-    if math.prod(shape) > MAX_VOXELS:
-        raise InputError(
-            f"{name}: the array has shape {shape}, more voxels than any disk holds: its metadata are damaged"
-        )
-    size = math.prod(layout.largest_chunk) * layout.dtype.itemsize
-    if len(layout.largest_chunk) != len(shape) or min(layout.largest_chunk) < 1 or size > MAX_CHUNK_BYTES:
-        raise InputError(
-            f"{name}: chunks of {layout.largest_chunk} voxels of {layout.dtype} take {size / 2**30:.3g} GiB each, more than the "
-            f"{MAX_CHUNK_BYTES / 2**30:.0f} GiB allowed, since a chunk is decoded as a whole; rechunk the volume (64^3 is usual)"
-        )
-    return layout
-
-
-def _layout_v3(node: Node) -> Layout:
-    metadata = node.metadata
-    shape = _lengths(node, metadata.get("shape"), "shape")
-    grid = metadata.get("chunk_grid")
-    if not isinstance(grid, dict) or grid.get("name") != "regular":
-        raise InputError(f"{node.path}: the chunk grid {grid!r} is not regular, which is the only kind read")
-    chunk = _lengths(node, _configuration(grid).get("chunk_shape"), "chunk_shape")
-    codecs = _check_codecs(node, metadata.get("codecs"))
-    if codecs and codecs[0].get("name") == "sharding_indexed":
-        inner = _configuration(codecs[0])
-        _check_codecs(node, inner.get("codecs"))
-        _check_codecs(node, inner.get("index_codecs"))
-        chunk = _lengths(node, inner.get("chunk_shape"), "chunk_shape of the shards")
-    return Layout(shape, _dtype(node, metadata.get("data_type")), chunk)
-
-
-def _layout_v2(node: Node) -> Layout:
-    metadata = node.metadata
-    if metadata.get("filters"):
-        raise InputError(
-            f"{node.path}: filters {metadata['filters']!r} are not read: save the array again without filters"
-        )
-    compressor = metadata.get("compressor")
-    name = compressor.get("id") if isinstance(compressor, dict) else None
-    if compressor is not None and name not in _COMPRESSORS_V2:
-        raise InputError(f"{node.path}: the compressor {name!r} is not read, only {', '.join(sorted(_COMPRESSORS_V2))}")
-    code = metadata.get("dtype")
-    try:
-        dtype = np.dtype(code).name if isinstance(code, str) else None
-    except TypeError:
-        dtype = None
-    chunk = _lengths(node, metadata.get("chunks"), "chunks")
-    return Layout(_lengths(node, metadata.get("shape"), "shape"), _dtype(node, dtype, code), chunk)
-
-
-def _check_codecs(node: Node, codecs: Any) -> list[dict[str, Any]]:
-    listed: list[Any] = codecs if isinstance(codecs, list) else [None]
-    for codec in listed:
-        name = codec.get("name") if isinstance(codec, dict) else codec
-        if name not in _CODECS:
-            raise InputError(
-                f"{node.path}: the codec {name!r} is not read, only {', '.join(sorted(_CODECS))}; save it again"
-            )
-    return listed
-
-
-def _dtype(node: Node, name: Any, shown: Any = None) -> np.dtype[Any]:
-    if name not in DTYPES:
-        raise InputError(f"{node.path}: voxels of type {shown or name!r} are not read, only {', '.join(DTYPES)}")
-    dtype: np.dtype[Any] = np.dtype(name)
-    return dtype
-
-
-def _lengths(node: Node, value: Any, what: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
-        raise InputError(f"{node.path}: {what} is {value!r}, but must be a list of whole numbers")
-    return tuple(value)
-
-
-def _configuration(codec: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = codec.get("configuration")
-    return found if isinstance(found, dict) else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        size = path.stat().st_size
-        value = json.loads(path.read_bytes()) if size <= MAX_METADATA_BYTES else None
-    except PermissionError:
-        raise InputError(f"{path}: no permission to read it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the metadata cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{path}: the metadata ({size} bytes) is not a JSON object of at most {MAX_METADATA_BYTES} bytes"
-        )
-    return value

@@ -110,7 +110,7 @@ def _run(arguments: Sequence[str]) -> int:
     if options["json"]:
         print(results.as_json(result))
     elif result is not None:
-        print(results.as_text(command.show(result) if command.show else results.plain(result)))
+        print(results.printable(results.as_text(command.show(result) if command.show else results.plain(result))))
     return command.exit_code(result) if command.exit_code else 0
 
 

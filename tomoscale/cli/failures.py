@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tomoscale.cli.command import UsageError
+from tomoscale.cli.results import printable
 from tomoscale.errors import BlocksFailed, InputError, IntegrityError, Interrupted, PlanError
 
 MAX_LINES = 8
@@ -89,7 +90,7 @@ class Failure:
     def tell(self, as_json: bool) -> int:
         """Print it; return the exit code."""
         hint = f"\n  {self.hint}" if self.kind.name == "usage" else ""
-        print(f"tomoscale: {self.message}{hint}", file=sys.stderr, flush=True)
+        print(printable(f"tomoscale: {self.message}{hint}"), file=sys.stderr, flush=True)
         if as_json:
             error = {"code": self.kind.code, "kind": self.kind.name, "message": self.message, "hint": self.hint}
             print(json.dumps({"error": error}, indent=1))
@@ -135,6 +136,8 @@ def _code_and_message(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, ValueError):
         return 2, str(error)
+    if isinstance(error, RecursionError):
+        return 3, "something is nested too deep to be read: is the input damaged?"
     if isinstance(error, OverflowError):
         return 3, f"a size is beyond what a machine can count ({error}): is the input damaged?"
     if isinstance(error, MemoryError):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+# Names in files are strangers' words.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 def plain(result: Any) -> Any:
     """JSON values of a result: a volume as what it is, a path as text, numbers that do not exist as null."""
@@ -38,7 +41,14 @@ def of_volume(volume: Any) -> dict[str, Any]:
 
 def as_json(result: Any) -> str:
     """One JSON document."""
-    return json.dumps(plain(result), indent=1, allow_nan=False, ensure_ascii=False)
+    document = json.dumps(plain(result), indent=1, allow_nan=False, ensure_ascii=False)
+    # Half of a surrogate pair, which a file may hold, has no bytes; escaped it is JSON.
+    return document.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what would move its cursor or turn its lines around becomes a replacement character."""
+    return _CONTROLS.sub("\ufffd", text)
 
 
 def as_text(result: Any, indent: str = "") -> str:

@@ -1,0 +1,46 @@
+"""JSON files that someone else may have written or changed, read within bounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tomoscale.errors import InputError
+
+MAX_JSON_BYTES = 16 * 2**20
+"""Metadata of the largest images we know take 2 MB; parsed, a file of this size can take 400 MB."""
+
+
+def read_json(
+    path: Path, what: str = "metadata", error: type[ValueError | RuntimeError] = InputError
+) -> dict[str, Any]:
+    """Object in a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What the file should hold, for messages.
+    error : type
+        Of what is raised.
+
+    Raises
+    ------
+    InputError
+        (or `error`) if the file cannot be read, is larger than `MAX_JSON_BYTES`, is nested too deep, or is no JSON object.
+    """
+    try:
+        size = path.stat().st_size if path.is_file() else -1
+        value = json.loads(path.read_bytes()) if size <= MAX_JSON_BYTES else None
+    except PermissionError:
+        raise error(f"{path}: no permission to read it") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise error(f"{path}: the {what} cannot be read: {_words(problem)}") from None
+    if not isinstance(value, dict):
+        raise error(f"{path}: the {what} ({size} bytes) is not a JSON object of at most {MAX_JSON_BYTES} bytes")
+    return value
+
+
+def _words(problem: Exception) -> str:
+    return "it is nested too deep" if isinstance(problem, RecursionError) else str(problem)
