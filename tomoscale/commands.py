@@ -10,14 +10,14 @@ A path is Python code like any other::
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
 from tomoscale.formats.raw import RawLayout
 from tomoscale.geometry import Spacing
+from tomoscale.json_files import read_json
 from tomoscale.kernels.filters import cast, clip_and_scale
 from tomoscale.kernels.majority import majority
 from tomoscale.kernels.scaling import standardise
@@ -211,24 +211,28 @@ def report(
 
     folder, target, figures = Path(results), Path(target), None if figures is None else Path(figures)
     is_study = (folder / "study.json").exists()
-    try:
-        content = json.loads((folder / ("study.json" if is_study else "results.json")).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder} holds no results ({error}): give the folder that `tomoscale measure` or a study wrote"
-        ) from error
+    content = read_json(folder / ("study.json" if is_study else "results.json"), "results")
     if target.exists() and not overwrite:
         raise PlanError(f"{target} exists: give another name, or --overwrite")
     if figures is not None and not overwrite and figures.exists() and (not figures.is_dir() or any(figures.iterdir())):
         raise PlanError(f"{figures} is there and not empty: give another folder for the figures, or --overwrite")
-    if is_study:
-        return Report(write_study_report(target, content, folder, figures=figures))
-    volumes = {
-        name: open_volume(content["inputs"][name]["path"]) if name in content["inputs"] else None
-        for name in ("grey", "labels", "truth")
-    }
-    grey, labels, truth = (volumes[name] for name in ("grey", "labels", "truth"))
-    runs = content["runs"]
-    return Report(
-        write_report(target, results=content, grey=grey, labels=labels, truth=truth, runs=runs, figures=figures)
-    )
+    try:
+        if is_study:
+            return Report(write_study_report(target, content, folder, figures=figures))
+        grey, labels, truth = (_input_of(content, name) for name in ("grey", "labels", "truth"))
+        runs = content["runs"]
+        return Report(
+            write_report(target, results=content, grey=grey, labels=labels, truth=truth, runs=runs, figures=figures)
+        )
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        # What a measure writes has every part; it is looked at where it is shown, and nowhere else.
+        raise InputError(
+            f"{folder}: the results are not as a measure or a study writes them ({type(error).__name__}: {str(error)[:200]}): "
+            "measure again"
+        ) from error
+
+
+def _input_of(results: dict[str, Any], name: str) -> Volume | None:
+    """Volume that results were measured from."""
+    given = results["inputs"].get(name)
+    return None if given is None else open_volume(given["path"])

@@ -19,6 +19,8 @@ A ledger is a folder beside what the run makes:
 from __future__ import annotations
 
 import json
+import math
+import operator
 import os
 import socket
 import struct
@@ -35,6 +37,7 @@ import psutil
 import xxhash
 
 from tomoscale.errors import IntegrityError, PlanError
+from tomoscale.json_files import read_json
 from tomoscale.step import Counts, add_counts
 
 RECORD = np.dtype([("number", "<u8"), ("checksum", "<u8"), ("attempts", "<u4"), ("seconds", "<f4", 3)])
@@ -45,6 +48,11 @@ FOLDER = ".tomoscale"
 
 LEASE_SECONDS = 60.0
 """A lease not renewed for this long belongs to a run that is gone."""
+
+MAX_BLOCKS = 2**26
+MAX_NAMES_BYTES = 2**20
+MAX_COUNTS_BYTES = 2**30
+"""Of one frame; a run adds up the counts of blocks before it writes them."""
 
 _FRAME = struct.Struct("<4sII")
 _MAGIC = b"TSL1"
@@ -146,8 +154,11 @@ class Ledger:
     def failures(self) -> dict[int, str]:
         """Return the blocks set aside by the last run that are still not done."""
         path = None if self.folder is None else self.folder / "failures.json"
-        recorded = json.loads(path.read_text()) if path is not None and path.exists() else {}
-        return {int(k): v for k, v in recorded.items() if not self.done[int(k)]}
+        recorded = read_json(path, "record of failures", IntegrityError) if path is not None and path.exists() else {}
+        numbers = {str(number): number for number in range(self.done.size)} if recorded else {}
+        if not recorded.keys() <= numbers.keys():
+            raise IntegrityError(f"{path} names blocks that do not exist: remove this file and give the same command again")
+        return {numbers[k]: str(v) for k, v in recorded.items() if not self.done[numbers[k]]}
 
     def records(self) -> np.ndarray:
         """Record of every finished block, in the order they finished: (n,) array of `RECORD`; empty in memory."""
@@ -161,7 +172,13 @@ class Ledger:
         """Read every whole frame; return where the last one ends."""
         last = 0
         for records, payload, end in self._frames():
-            self._accept(records, _unpack_counts(payload))
+            try:
+                self._accept(records, _unpack_counts(payload))
+            except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, struct.error, zlib.error) as error:
+                raise IntegrityError(
+                    f"the log of blocks in {self.folder} holds counts that cannot be read ({error}): remove the output and run "
+                    "again"
+                ) from error
             last = end
         return last
 
@@ -180,12 +197,13 @@ class Ledger:
             position = end
 
     def _accept(self, records: np.ndarray, counts: Counts) -> None:
-        numbers = records["number"].astype(np.intp)
-        if numbers.size and (numbers.max() >= self.done.size or self.done[numbers].any()):
+        numbers = records["number"]
+        if numbers.size and (int(numbers.max()) >= self.done.size or self.done[numbers.astype(np.intp)].any()):
             raise IntegrityError(
                 f"the log of blocks in {self.folder} records a block twice or one that does not exist: "
                 "the ledger was changed by hand or by two runs; remove the output and run again"
             )
+        numbers = numbers.astype(np.intp)
         self.done[numbers] = True
         self.checksums[numbers] = records["checksum"]
         self.seconds = self.seconds + records["seconds"].sum(axis=0, dtype=np.float64)
@@ -194,14 +212,20 @@ class Ledger:
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """Return the plan a ledger belongs to."""
-    try:
-        plan: dict[str, Any] = json.loads((folder / "plan.json").read_text())
-        int(plan["n_blocks"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    """Return the plan a ledger belongs to.
+
+    Raises
+    ------
+    IntegrityError
+        If there is none that can be read.
+    """
+    plan = read_json(folder / "plan.json", "record of a run", IntegrityError)
+    n_blocks, step = plan.get("n_blocks"), plan.get("step")
+    if not isinstance(n_blocks, int) or not 0 <= n_blocks <= MAX_BLOCKS or not isinstance(step, list | dict):
         raise IntegrityError(
-            f"{folder} holds no readable record of a run ({error}): remove the output and run again"
-        ) from error
+            f"{folder} holds no readable record of a run: n_blocks is {str(n_blocks)[:40]} and step {str(step)[:40]}, but must be a "
+            f"number up to {MAX_BLOCKS} and names; remove the output and run again"
+        )
     return plan
 
 
@@ -264,12 +288,13 @@ def lease_owner(folder: Path) -> str | None:
     try:
         age = time.time() - path.stat().st_mtime
         lease = json.loads(path.read_text() or "{}")
-    except (OSError, ValueError):
-        return None
-    gone = lease.get("host") == socket.gethostname() and not psutil.pid_exists(lease.get("process", -1))
+        process = lease.get("process", -1)
+        gone = lease.get("host") == socket.gethostname() and not psutil.pid_exists(process)
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None  # nobody writes such a lease
     if gone or age > LEASE_SECONDS:
         return None
-    return f"process {lease.get('process')} on {lease.get('host')} (last sign of life {age:.0f} s ago)"
+    return f"process {process} on {lease.get('host')} (last sign of life {age:.0f} s ago)"
 
 
 def output_of(folder: Path) -> Path:
@@ -332,14 +357,29 @@ def _pack_counts(counts: Counts) -> bytes:
 def _unpack_counts(payload: memoryview) -> Counts:
     if not payload:
         return {}
-    data = zlib.decompress(payload)
-    (length,) = struct.unpack_from("<I", data)
-    counts, position = {}, 4 + length
-    for name, dtype, shape in json.loads(data[4 : 4 + length]):
-        size = int(np.prod(shape, dtype=np.int64))
-        counts[name] = np.frombuffer(data, np.dtype(dtype), size, position).reshape(shape).copy()
-        position += size * np.dtype(dtype).itemsize
+    decoder = zlib.decompressobj()
+    (length,) = struct.unpack("<I", decoder.decompress(payload, 4))
+    if length > MAX_NAMES_BYTES:
+        raise ValueError(f"the names of counts take {length} bytes")
+    # No more is unpacked than the names and shapes ask for.
+    arrays = [
+        (name, np.dtype(dtype), tuple(map(operator.index, shape)))
+        for name, dtype, shape in json.loads(_next_bytes(decoder, length))
+    ]
+    total = sum(dtype.itemsize * math.prod(shape) for _, dtype, shape in arrays)
+    if total > MAX_COUNTS_BYTES or any(dtype.kind not in "biuf" for _, dtype, _ in arrays):
+        raise ValueError(f"counts of {total} bytes, or of things that are no numbers")
+    data, counts, position = _next_bytes(decoder, total), {}, 0
+    for name, dtype, shape in arrays:
+        counts[str(name)] = np.frombuffer(data, dtype, math.prod(shape), position).reshape(shape).copy()
+        position += math.prod(shape) * dtype.itemsize
     return counts
+
+
+def _next_bytes(decoder: Any, count: int) -> bytes:
+    """So many further bytes of a stream; zlib takes 0 for no limit."""
+    data: bytes = decoder.decompress(decoder.unconsumed_tail, count) if count else b""
+    return data
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

@@ -164,7 +164,7 @@ def _layout_v2(node: Node) -> Layout:
 def _shard_index(
     node: Node, settings: Mapping[str, Any], shard: tuple[int, ...], chunk: tuple[int, ...]
 ) -> ShardIndex | None:
-    codecs = _check_codecs(node, settings.get("index_codecs"), _INDEX_CODECS, "the index of a shard, which has a fixed size")
+    codecs = _check_codecs(node, settings.get("index_codecs"), _INDEX_CODECS, " of the index of shards")
     if len(chunk) != len(shard) or 0 in chunk:
         return None
     entries = math.prod(s // c for s, c in zip(shard, chunk, strict=True))
@@ -173,14 +173,14 @@ def _shard_index(
     return ShardIndex(size, order == "big", settings.get("index_location", "end") == "end")
 
 
-def _check_codecs(node: Node, codecs: Any, known: set[str], where: str = "the array") -> list[str]:
+def _check_codecs(node: Node, codecs: Any, known: set[str], where: str = "") -> list[str]:
     """Names of a list of codecs."""
     listed: list[Any] = codecs if isinstance(codecs, list) else [codecs]
     names = [codec.get("name") if isinstance(codec, dict) else codec for codec in listed]
     for name in names:
         if not isinstance(name, str) or name not in known:
             raise InputError(
-                f"{node.path}: the codec {shown(name)} of {where} is not read, only {', '.join(sorted(known))}; save it again"
+                f"{node.path}: the codec {shown(name)}{where} is not read, only {', '.join(sorted(known))}; save it again"
             )
     return names
 

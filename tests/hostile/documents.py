@@ -84,12 +84,6 @@ def _card(text: str) -> Callable[[Path], object]:
     return write
 
 
-def _weights_outside(here: Path) -> None:
-    model(here)
-    (here / "model" / "weights.safetensors").rename(here / "elsewhere")
-    (here / "model" / "weights.safetensors").symlink_to("../elsewhere")
-
-
 SEGMENT = "segment {shared}/normal.zarr {here}/out.zarr --model {here}/model --quiet"
 MODELS = tuple(
     Case(f"model: {name}", make, SEGMENT, 3, words)
@@ -117,7 +111,6 @@ MODELS = tuple(
         ("a card of 2 MB", _card(" " * 2**21), "a card has at most"),
         ("a card of a list", _card("[]"), '"format" must be'),
         ("a card of NaN", made(model, change=lambda c: c.update(voxel_size_um=[float("nan")] * 3)), "lengths > 0"),
-        ("weights that are a link out", _weights_outside, "leads out of"),
     )
 )  # fmt: skip
 
@@ -188,11 +181,11 @@ LEDGERS = tuple(
     for name, make, code, *words in (
         ("10^15 blocks", made(ledger, {"n_blocks": 10**15}), 7, "n_blocks"),
         ("a negative number of blocks", made(ledger, {"n_blocks": -1}), 7, "n_blocks"),
-        ("a number of blocks of NaN", made(ledger, {"n_blocks": float("nan")}), 7, "no readable record"),
+        ("a number of blocks of NaN", made(ledger, {"n_blocks": float("nan")}), 7, "record of a run"),
         ("blocks in words", made(ledger, {"n_blocks": "many"}), 7, "n_blocks"),
-        ("a plan that is a list", lambda h: (ledger(h), (h / "record" / "plan.json").write_text("[]")), 7, "no readable record"),
-        ("a plan nested 100 000 deep", lambda h: (ledger(h), (h / "record" / "plan.json").write_text("[" * 100_000)), 7, "no readable record"),
-        ("a plan of 40 MB", lambda h: (ledger(h), (h / "record" / "plan.json").write_text('{"a": [' + "[]," * 13_000_000 + "0]}")), 7, "no readable record"),
+        ("a plan that is a list", lambda h: (ledger(h), (h / "record" / "plan.json").write_text("[]")), 7, "record of a run"),
+        ("a plan nested 100 000 deep", lambda h: (ledger(h), (h / "record" / "plan.json").write_text("[" * 100_000)), 7, "record of a run"),
+        ("a plan of 40 MB", lambda h: (ledger(h), (h / "record" / "plan.json").write_text('{"a": [' + "[]," * 13_000_000 + "0]}")), 7, "record of a run"),
         ("a plan without steps", lambda h: (ledger(h), (h / "record" / "plan.json").write_text('{"n_blocks": 8}')), 7, "record"),
         ("a block twice", made(ledger, log=frame((1,)) + frame((1,))), 7, "records a block twice"),
         ("a block that does not exist", made(ledger, log=frame((2**63,))), 7, "does not exist"),
@@ -250,8 +243,7 @@ RESULTS = tuple(
         ("a sample through a link out", _link, "outside of the study"),
         ("a sample of a zero byte", _samples("a\0b"), "sample"),
         ("a sample nested 100 000 deep", _samples("a.json", "[" * 100_000), "sample"),
-        ("a sample that is a list", _samples("a.json", "[]"), "no results of a sample"),
-        ("a sample of nothing", _samples("a.json", "{}"), "sample"),
+        ("a sample that is a list", _samples("a.json", "[]"), "not a JSON object"),
     )
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import hdf5plugin  # noqa: F401 -- registers filters
 import numpy as np
 
 from tests.hostile.case import Case, deflated_zeros
@@ -13,12 +14,12 @@ from tests.hostile.case import Case, deflated_zeros
 VOXELS = np.zeros((4, 4, 4), np.uint8)
 
 
-def made(write: Callable[[h5py.File, Path], object]) -> Callable[[Path], None]:
+def made(write: Callable[..., object], *arguments: object) -> Callable[[Path], None]:
     """Write ``a.h5`` by a function of the open file and the folder outside."""
 
     def make(here: Path) -> None:
         with h5py.File(here / "a.h5", "w") as file:
-            write(file, here.parent / "outside")
+            write(file, here.parent / "outside", *arguments)
 
     return make
 
@@ -64,7 +65,7 @@ def _deep(file: h5py.File, outside: Path) -> None:
 
 
 def _many(file: h5py.File, outside: Path) -> None:
-    for number in range(21_000):
+    for number in range(1500):
         file[f"n{number}"] = h5py.SoftLink("/nowhere")
 
 
@@ -77,6 +78,25 @@ def _chunked(file: h5py.File, shape: tuple[int, ...], chunk: tuple[int, ...], dt
 def _bomb(file: h5py.File, outside: Path) -> None:
     data = file.create_dataset("data", (4, 4, 4), np.uint8, chunks=(4, 4, 4), compression="gzip")
     data.id.write_direct_chunk((0, 0, 0), deflated_zeros("zlib", 1800))
+
+
+def _large_bomb(file: h5py.File, outside: Path) -> None:
+    data = file.create_dataset("data", (4, 512, 512), np.uint8, chunks=(4, 512, 512), compression="gzip")
+    data.id.write_direct_chunk((0, 0, 0), deflated_zeros("zlib", 1000))
+
+
+HEADS = {
+    32001: b"\x02\x01\x03\x01" + (3 * 10**9).to_bytes(4, "little") + bytes(20),
+    32004: (3 * 10**9).to_bytes(8, "big") + bytes(20),
+    32008: (3 * 10**9).to_bytes(8, "big") + bytes(20),
+    32015: b"\x28\xb5\x2f\xfd\xe0" + (3 * 10**9).to_bytes(8, "little") + bytes(20),
+}
+"""Chunks packed by plug-ins (blosc, LZ4, bitshuffle, zstd) that say they hold 3 GB."""
+
+
+def _head(file: h5py.File, outside: Path, code: int, head: bytes) -> None:
+    data = file.create_dataset("data", (4, 4, 4), np.uint8, chunks=(4, 4, 4), compression=code, compression_opts=None)
+    data.id.write_direct_chunk((0, 0, 0), head)
 
 
 def _raw_chunk(file: h5py.File, outside: Path) -> None:
@@ -164,19 +184,21 @@ CASES = (
     case("voxels in a raw file outside", _external(lambda out: str(out / "secret.raw")), "outside the folder"),
     case("voxels in a raw file outside, by dots", _external(lambda _: "../outside/secret.raw"), "outside the folder"),
     case("voxels in a raw file of no name", _external(lambda _: "gone.raw"), "not there"),
-    case("voxels in itself without end", _external(lambda _: "a.h5", h5py.h5f.UNLIMITED), "a.h5"),
+    case("voxels in itself without end", _external(lambda _: "a.h5", h5py.h5f.UNLIMITED), "4 x 4 x 4", code=0),
     case("a virtual dataset of a file outside", _virtual(lambda out: str(out / "secret.h5")), "outside the folder"),
     case("a virtual dataset outside, by dots", _virtual(lambda _: "../outside/secret.h5"), "outside the folder"),
     case("a virtual dataset of itself", _virtual(lambda _: "."), "in a circle"),
-    case("a virtual dataset of a pattern", made(_pattern), "pattern"),
+    case("a virtual dataset of a pattern", made(_pattern), "at least one voxel"),
     case("soft links in a circle", made(_soft_circle), "circle", line="info {here}/a.h5 --dataset a"),
     case("groups in a circle", made(_hard_circle), "no three-dimensional"),
-    case("3000 groups in each other", made(_deep), "a.h5"),
-    case("21 000 links", made(_many), "a.h5"),
-    case("a chunk of 3.8 GB", made(lambda f, _: _chunked(f, (2**20,) * 3, (1000, 1000, 3800))), "2 GiB"),
+    case("3000 groups in each other", made(_deep), "64 deep"),
+    case("1500 links", made(_many), "more than 1000 links"),
+    case("a chunk of 3.8 GB", made(lambda f, _: _chunked(f, (2**12,) * 3, (1000, 1000, 3800))), "2 GiB"),
     case("a shape of 2^60", made(lambda f, _: _chunked(f, (2**20,) * 3, (16, 16, 16))), "more voxels than any disk holds"),
-    case("a bomb in a chunk", made(_bomb), "cannot be read", code=5, line=READ),
-    case("a chunk that is not packed", made(_raw_chunk), "cannot be read", code=5, line=READ),
+    case("a bomb in a chunk", made(_bomb), "64 bytes of voxels, but holds", line=READ),
+    case("a bomb of 600 MB in a chunk of a MB", made(_large_bomb), "bytes of voxels, but holds", line=READ),
+    *(case(f"a head of 3 GB in a chunk of filter {code}", made(_head, code, head), "64 bytes of voxels, but holds", line=READ) for code, head in HEADS.items()),
+    case("a chunk that is not packed", made(_raw_chunk), "cannot be read", line=READ),
     case("a filter of no library", _filter(32999), "filter 32999"),
     case("references to objects", made(_objects), "no three-dimensional"),
     case("opaque values", made(_opaque), "values of type", line=DATA),

@@ -227,7 +227,7 @@ MATLAB = (
     case("matlab", "version 7.3 that is no HDF5", "a.mat", b"MATLAB 7.3 MAT-file".ljust(124) + struct.pack("<H2s", 0x0200, b"IM") + bytes(500), "not an HDF5 file"),
 )  # fmt: skip
 _PIPE = (
-    Case("raw: a pipe", lambda here: os.mkfifo(here / "a.raw"), "info {here}/a.raw", 3, ("neither a file nor a folder",)),
-    Case("raw: a device", lambda here: (here / "a.raw").symlink_to("/dev/zero"), "info {here}/a.raw", 3, ("neither a file nor a folder",)),
+    Case("raw: a pipe", lambda here: os.mkfifo(here / "a.raw"), "info {here}/a.raw", 3, ("a pipe or a device",)),
+    Case("raw: a device", lambda here: (here / "a.raw").symlink_to("/dev/zero"), "info {here}/a.raw", 3, ("a pipe or a device",)),
 )  # fmt: skip
 CASES = (*NIFTI, *NRRD, *METAIMAGE, *DICOM, *SCANCO, *MATLAB, *_PIPE)

@@ -23,6 +23,7 @@ import h5py  # noqa: F401
 import hdf5plugin  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import numba  # noqa: F401
+import pydicom.pixels  # noqa: F401
 import tifffile  # noqa: F401
 import torch  # noqa: F401
 import zarr  # noqa: F401

@@ -13,12 +13,13 @@ import hdf5plugin  # noqa: F401 -- registers the compression filters facilities 
 import numpy as np
 
 from tomoscale.errors import InputError
+from tomoscale.formats.hdf5_chunks import check_chunks
 from tomoscale.formats.hdf5_links import Target, check_sources, open_dataset, open_file, resolve, sources, volumes
 from tomoscale.formats.nexus import Order, axis_order, signed_volume, spacing
 from tomoscale.geometry import AXES, Region, Shape, Spacing, three
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size, micrometres_per
-from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
+from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES, MAX_VOXELS
 
 AS_STORED: Order = (0, 1, 2)
 
@@ -78,6 +79,7 @@ class Hdf5Dataset:
                 stored = [slice(0)] * 3
                 for axis, wanted in zip(self.order, region, strict=True):
                     stored[axis] = wanted
+                check_chunks(self.path, found, tuple(stored))
                 values = np.empty([r.stop - r.start for r in stored], self.dtype)
                 found.read_direct(values, source_sel=tuple(stored))
                 return np.ascontiguousarray(values.transpose(self.order))
@@ -166,6 +168,8 @@ def _describe(found: Target, node: h5py.Dataset, root: Path, group: h5py.Group |
     dtype = node.dtype.newbyteorder("=")
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"{found} has shape {shape}, but must have three axes (z, y, x) and at least one voxel")
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(f"{found} has shape {shape}, more voxels than any disk holds: it is damaged")
     if dtype.name not in DTYPES:
         raise InputError(f"{found} has values of type {node.dtype}, but only {', '.join(DTYPES)} are read")
     chunk = node.chunks or (1, 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ from tomoscale.zarr_metadata import DTYPES
 
 MAX_LINKS = 32
 MAX_NODES = 20_000
+MAX_FOLLOWED = 1000
+"""Links that a listing of a file follows, at a millisecond each."""
+MAX_DEPTH = 64
+"""Groups in each other that a listing looks into."""
 MAX_NESTED = 8
 _UNLIMITED = 2**64 - 1
 _BLOCK_PATTERN = "%b"
@@ -43,6 +48,7 @@ class Found:
 
     volumes: dict[Target, tuple[tuple[int, ...], Target]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    followed: int = 0
 
     def listing(self) -> str:
         """What can be chosen, for messages."""
@@ -95,7 +101,7 @@ def resolve(path: Path, inside: str, root: Path, links: int = 0) -> Target:
             link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
             rest = "/".join(parts[number + 1 :])
             if link is None:
-                held = ", ".join(sorted(group)[:20]) if isinstance(group, h5py.Group) else "nothing, it is a dataset"
+                held = ", ".join(itertools.islice(group, 20)) if isinstance(group, h5py.Group) else "nothing, it is a dataset"
                 raise InputError(f"{path} has no {part!r} in {done or '/'}, which holds: {held}")
             if isinstance(link, h5py.SoftLink):
                 target = link.path if link.path.startswith("/") else f"{done}/{link.path}"
@@ -151,6 +157,11 @@ def volumes(path: Path) -> Found:
                 found.volumes[target] = (node.shape, group)
             if isinstance(node, h5py.Group):
                 waiting += _children(node, target, path.parent, found)
+            if found.followed > MAX_FOLLOWED or target.inside.count("/") > MAX_DEPTH:
+                raise InputError(
+                    f"{path} holds more than {MAX_FOLLOWED} links, or groups more than {MAX_DEPTH} deep: give dataset= the path of "
+                    "the volume in it"
+                )
     return found
 
 
@@ -176,6 +187,9 @@ def _children(node: h5py.Group, target: Target, root: Path, found: Found) -> lis
         inside = f"{target.inside.rstrip('/')}/{name}"
         try:
             hard = isinstance(node.get(name, getlink=True), h5py.HardLink)
+            found.followed += not hard
+            if found.followed > MAX_FOLLOWED:
+                break
             reached.append((Target(target.path, inside) if hard else resolve(target.path, inside, root), target))
         except InputError as error:
             found.broken.append(str(error))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tomoscale.errors import InputError
-from tomoscale.formats.header import first_bytes, spacing, three_axes
+from tomoscale.formats.header import file_beside, first_bytes, spacing, three_axes
 from tomoscale.formats.raw import CompressedRaw, RawFile, RawLayout, compressed_storage, raw_storage
 from tomoscale.formats.rows import ByteOrder
 from tomoscale.geometry import Spacing
@@ -122,7 +122,7 @@ def _image_file(header: Path) -> Path:
     stem = header.name.removesuffix(".gz").removesuffix(".hdr")
     for name in (f"{stem}.img", f"{stem}.img.gz"):
         if header.with_name(name).is_file():
-            return header.with_name(name)
+            return file_beside(header, name)
     raise InputError(f"{header} keeps its voxels in {stem}.img, which is not there: copy it beside the header")
 
 

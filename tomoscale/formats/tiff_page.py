@@ -102,7 +102,7 @@ def first_series(path: Path, tif: Any) -> Series:
         If the pages are not slices of one grey volume, or not all there.
     """
     pages = check_chain(path, tif)
-    _check_colours(path, tif.pages[0])
+    _check_samples(path, tif.pages[0])
     _check_ome(path, tif, pages)
     series = tif.series
     if len(series) > 1:
@@ -131,10 +131,15 @@ def first_series(path: Path, tif: Any) -> Series:
     return Series((z, y, x), dtype, start, found)
 
 
-def _check_colours(path: Path, page: Any) -> None:
+def _check_samples(path: Path, page: Any) -> None:
     if page.samplesperpixel != 1:
         raise InputError(
             f"{path} has slices of shape {tuple(page.shape)}, but they must be grey (y, x): convert colours to grey or classes"
+        )
+    tiled = "TileWidth" in page.tags or "TileLength" in page.tags
+    if page.dtype is None or page.bitspersample < 1 or (tiled and min(page.tilewidth, page.tilelength) < 1):
+        raise InputError(
+            f"{path} has samples of {page.bitspersample} bits of a kind that is not known, or tiles without pixels: it is damaged"
         )
     if page.imagedepth != 1:
         raise InputError(f"{path} has {page.imagedepth} slices in a page, which is not read: save one slice a page")

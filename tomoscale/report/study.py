@@ -10,6 +10,7 @@ from typing import Any
 
 from tomoscale.errors import InputError
 from tomoscale.formats import open_volume
+from tomoscale.json_files import read_json
 from tomoscale.report import page
 from tomoscale.report.agreement import agreement_plates, class_of, is_iou
 from tomoscale.report.figures import BLUE
@@ -104,18 +105,15 @@ def read_results(folder: Path, sample: Mapping[str, Any]) -> dict[str, Any]:
         If they lie elsewhere, or cannot be read.
     """
     name, inside = str(sample.get("name", ""))[:60], str(sample.get("results", ""))
-    path = (folder / inside).resolve()
+    try:
+        path = (folder / inside).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"sample {name!r} names results at {inside[:200]!r}, which is no path: {error}") from None
     if not path.is_relative_to(folder.resolve()):
         raise InputError(
             f"sample {name!r} names results outside of the study, {inside[:200]!r}: a study lies in one folder"
         )
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"sample {name!r} has no results that can be read ({error}): run the study again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no results of a sample: run the study again")
-    return content
+    return read_json(path, f"results of sample {name!r}")
 
 
 def _sample_parts(number: int, name: str, results: Mapping[str, Any]) -> list[str | Plate]:
