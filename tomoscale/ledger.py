@@ -157,7 +157,9 @@ class Ledger:
         recorded = read_json(path, "record of failures", IntegrityError) if path is not None and path.exists() else {}
         numbers = {str(number): number for number in range(self.done.size)} if recorded else {}
         if not recorded.keys() <= numbers.keys():
-            raise IntegrityError(f"{path} names blocks that do not exist: remove this file and give the same command again")
+            raise IntegrityError(
+                f"{path} names blocks that do not exist: remove this file and give the same command again"
+            )
         return {numbers[k]: str(v) for k, v in recorded.items() if not self.done[numbers[k]]}
 
     def records(self) -> np.ndarray:
@@ -174,7 +176,15 @@ class Ledger:
         for records, payload, end in self._frames():
             try:
                 self._accept(records, _unpack_counts(payload))
-            except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, struct.error, zlib.error) as error:
+            except (
+                ValueError,
+                TypeError,
+                KeyError,
+                ArithmeticError,
+                RecursionError,
+                struct.error,
+                zlib.error,
+            ) as error:
                 raise IntegrityError(
                     f"the log of blocks in {self.folder} holds counts that cannot be read ({error}): remove the output and run "
                     "again"

@@ -62,6 +62,17 @@ def _first(said: dict[str, Any]) -> dict[str, Any]:
     return next(v for k, v in said.items() if k != "__metadata__")
 
 
+def _overlapping(said: dict[str, Any]) -> None:
+    for name, entry in said.items():
+        if name != "__metadata__":
+            entry.update(data_offsets=_first(said)["data_offsets"])
+
+
+def _far(card: dict[str, Any]) -> None:
+    reach = card["reach_voxels"]
+    reach.update({key: [10**18] * len(v) for key, v in reach.items() if isinstance(v, list)})
+
+
 def _nan(content: bytes) -> bytes:
     return content[:-4] + struct.pack("<f", float("nan"))
 
@@ -93,7 +104,7 @@ MODELS = tuple(
         ("a header of 2^63 bytes", made(model, weights=lambda c: struct.pack("<Q", 2**63) + c[8:]), "not a safetensors file"),
         ("a header of 100 MB", made(model, weights=lambda c: struct.pack("<Q", 10**8) + b" " * 10**8 + c[8:]), "belongs to another network"),
         ("a header of deep JSON", made(model, weights=lambda c: struct.pack("<Q", 10**6) + b"[" * 10**6 + c[10**6 + 8 :]), "weights.safetensors"),
-        ("tensors over each other", made(model, weights=header(lambda h: [v.update(data_offsets=_first(h)["data_offsets"]) for k, v in h.items() if k != "__metadata__"])), "weights.safetensors"),
+        ("tensors over each other", made(model, weights=header(_overlapping)), "weights.safetensors"),
         ("a tensor beyond the end", made(model, weights=header(lambda h: _first(h).update(data_offsets=[2**40, 2**40 + 4]))), "not a safetensors file"),
         ("a tensor of negative place", made(model, weights=header(lambda h: _first(h).update(data_offsets=[-8, 0]))), "not a safetensors file"),
         ("a shape that overflows", made(model, weights=header(lambda h: _first(h).update(shape=[2**62, 2**62]))), "not a safetensors file"),
@@ -106,7 +117,7 @@ MODELS = tuple(
         ("arguments of a petabyte", made(model, change=lambda c: c["arguments"].update(depth=30, width=2**40)), "card.json"),
         ("arguments of code", made(model, change=lambda c: c["arguments"].update(__class__="os")), "card.json"),
         ("classes that are numbers", made(model, change=lambda c: c.update(classes=7)), "card.json"),
-        ("a reach of 10^18 voxels", made(model, change=lambda c: c["reach_voxels"].update({k: [10**18] * len(v) for k, v in c["reach_voxels"].items() if isinstance(v, list)})), ""),
+        ("a reach of 10^18 voxels", made(model, change=_far), "no more than 16384 voxels"),
         ("a card nested 100 000 deep", _card('{"format": ' + "[" * 100_000), "card.json"),
         ("a card of 2 MB", _card(" " * 2**21), "a card has at most"),
         ("a card of a list", _card("[]"), '"format" must be'),

@@ -58,7 +58,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
     before = state_of(folder / "outside")
     documents_first = len(CASES) - len(documents.CASES)
     # What needs torch and what does not go to a process each, so that the first stays small.
-    halves = [run_all(folder, part, str(n)) for n, part in enumerate((CASES[:documents_first], CASES[documents_first:]))]
+    halves = [
+        run_all(folder, part, str(n)) for n, part in enumerate((CASES[:documents_first], CASES[documents_first:]))
+    ]
     yield Outcomes(folder, {name: found for half in halves for name, found in half.items()}, before)
     shutil.rmtree(folder)
 
@@ -153,4 +155,4 @@ def test_it_is_refused(case: Case, outcomes: Outcomes) -> None:
 
 def test_nothing_outside_was_touched(outcomes: Outcomes) -> None:
     assert state_of(outcomes.folder / "outside") == outcomes.before
-    assert not [p for p in outcomes.folder.glob("empty*/*")]
+    assert not list(outcomes.folder.glob("empty*/*"))

@@ -28,16 +28,23 @@ import tifffile  # noqa: F401
 import torch  # noqa: F401
 import zarr  # noqa: F401
 
-import tomoscale.formats
-import tomoscale.notebook.preview
-import tomoscale.segmentation.segment
 from tomoscale.cli import main as tomoscale_command
 
 ADDRESS_SPACE = 6 * 2**30
 """Bytes a case may reserve beyond what the process has before: the machine survives what no guard holds back."""
 _STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pty.spawn", "ctypes.dlopen")
 _CONNECTS = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
-_MOVES = ("os.rename", "os.remove", "os.link", "os.symlink", "os.chmod", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
+_MOVES = (
+    "os.rename",
+    "os.remove",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "shutil.rmtree",
+)
 
 
 class Watch:
@@ -57,7 +64,7 @@ class Watch:
         if event in (*_STARTS, *_CONNECTS) or event == "pickle.find_class":
             self.seen.append(f"{event} {str(arguments)[:200]}")
         elif event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) if isinstance(flags, int) else False
             self._check(event, path, writes)
         elif event in _MOVES:

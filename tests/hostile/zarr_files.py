@@ -116,7 +116,12 @@ def shard(entry: tuple[int, int], body: bytes = bytes(64)) -> bytes:
 
 def sharding(inner: Any = (4, 4, 4), codecs: Any = (BYTES,), index: Any = (BYTES,)) -> list[dict[str, Any]]:
     """Codecs of a sharded array."""
-    settings = {"chunk_shape": list(inner), "codecs": list(codecs), "index_codecs": list(index), "index_location": "end"}
+    settings = {
+        "chunk_shape": list(inner),
+        "codecs": list(codecs),
+        "index_codecs": list(index),
+        "index_location": "end",
+    }
     return [{"name": "sharding_indexed", "configuration": settings}]
 
 
@@ -141,8 +146,15 @@ def linked(make: Callable[[Path], Path], inside: str, target: str) -> Callable[[
     return write
 
 
-def case(name: str, make: Callable[[Path], object], *words: str, code: int = 3, line: str = "info {here}/a.zarr") -> Case:
+def case(
+    name: str, make: Callable[[Path], object], *words: str, code: int = 3, line: str = "info {here}/a.zarr"
+) -> Case:
     return Case(f"zarr: {name}", make, line, code, words)
+
+
+def _bomb_in_a_shard(here: Path) -> None:
+    bomb = blosc_zeros(BOMB_MIB)
+    v3(here, shard((0, len(bomb)), bomb), codecs=sharding(codecs=[BYTES, BLOSC]))
 
 
 def _raw_json(text: str) -> Callable[[Path], object]:
@@ -165,7 +177,11 @@ def _labels(*names: str) -> Callable[[Path], None]:
     def write(here: Path) -> None:
         root = group(here, image("0"), _0={})
         (root / "labels").mkdir()
-        listed = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": {"version": "0.5", "labels": list(names)}}}
+        listed = {
+            "zarr_format": 3,
+            "node_type": "group",
+            "attributes": {"ome": {"version": "0.5", "labels": list(names)}},
+        }
         (root / "labels" / "zarr.json").write_text(json.dumps(listed))
 
     return write
@@ -231,7 +247,7 @@ _OPENED = (
 _CHUNKS = (
     ("a blosc bomb, version 3", made(v3, blosc_zeros(BOMB_MIB), codecs=[BYTES, BLOSC]), "damaged", "1887436800 bytes"),
     ("a blosc bomb, version 2", made(v2, blosc_zeros(BOMB_MIB), compressor=BLOSC_2), "damaged", "1887436800 bytes"),
-    ("a blosc bomb in a shard", made(v3, shard((0, len(blosc_zeros(BOMB_MIB))), blosc_zeros(BOMB_MIB)), codecs=sharding(codecs=[BYTES, BLOSC])), "damaged", "1887436800 bytes"),
+    ("a blosc bomb in a shard", _bomb_in_a_shard, "damaged", "1887436800 bytes"),
     ("a gzip bomb", made(v3, deflated_zeros("gzip", BOMB_MIB), codecs=[BYTES, GZIP]), "damaged"),
     ("a zlib bomb, version 2", made(v2, deflated_zeros("zlib", BOMB_MIB), compressor={"id": "zlib", "level": 1}), "damaged"),
     ("a zstd bomb", made(v3, bytes(numcodecs.Zstd(1).encode(np.zeros(2**26, np.uint8))) * 28, codecs=[BYTES, ZSTD]), "damaged"),
@@ -302,10 +318,13 @@ CASES = (
     *(case(name, make, *words) for name, make, *words in _GROUPS),
     case("labels that lead out are not followed", _labels("../../../outside/secret.zarr", "/etc"), "4 x 4 x 4", code=0),
     case("consolidated metadata are not believed", _consolidated, "4 x 4 x 4", code=0),
+    Case("zarr: names that move the cursor", _marked_up, "info {here}/a.zarr", 0, ("alert(1)",), (CANARY, "\x1b")),
     Case(
-        "zarr: names that move the cursor", _marked_up, "info {here}/a.zarr", 0, ("alert(1)",), (CANARY, "\x1b")
-    ),
-    Case(
-        "zarr: markup in a notebook", _marked_up, "html {here}/a.zarr", 0, ("&lt;script&gt;",), (CANARY, "<script", "\x1b")
+        "zarr: markup in a notebook",
+        _marked_up,
+        "html {here}/a.zarr",
+        0,
+        ("&lt;script&gt;",),
+        (CANARY, "<script", "\x1b"),
     ),
 )

@@ -136,10 +136,10 @@ def _code_and_message(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, ValueError):
         return 2, str(error)
-    if isinstance(error, RecursionError):
-        return 3, "something is nested too deep to be read: is the input damaged?"
-    if isinstance(error, OverflowError):
-        return 3, f"a size is beyond what a machine can count ({error}): is the input damaged?"
+    if isinstance(error, OverflowError | RecursionError):
+        counted = f"a size is beyond what a machine can count ({error})"
+        what = "something is nested too deep" if isinstance(error, RecursionError) else counted
+        return 3, f"{what}: is the input damaged?"
     if isinstance(error, MemoryError):
         return 4, "out of memory: give smaller blocks (--block) or fewer workers (--processes)"
     if isinstance(error, OSError):

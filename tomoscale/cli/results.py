@@ -11,6 +11,7 @@ from typing import Any
 # Names in files are strangers' words.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+
 def plain(result: Any) -> Any:
     """JSON values of a result: a volume as what it is, a path as text, numbers that do not exist as null."""
     if isinstance(result, dict):

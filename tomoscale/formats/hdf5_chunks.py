@@ -116,5 +116,3 @@ def _inflated(file: int, offset: int, stored: int, most: int) -> int:
         if not part and not rest and place >= offset + stored:
             break
     return held
-
-

@@ -101,7 +101,11 @@ def resolve(path: Path, inside: str, root: Path, links: int = 0) -> Target:
             link = group.get(part, getlink=True) if isinstance(group, h5py.Group) else None
             rest = "/".join(parts[number + 1 :])
             if link is None:
-                held = ", ".join(itertools.islice(group, 20)) if isinstance(group, h5py.Group) else "nothing, it is a dataset"
+                held = (
+                    ", ".join(itertools.islice(group, 20))
+                    if isinstance(group, h5py.Group)
+                    else "nothing, it is a dataset"
+                )
                 raise InputError(f"{path} has no {part!r} in {done or '/'}, which holds: {held}")
             if isinstance(link, h5py.SoftLink):
                 target = link.path if link.path.startswith("/") else f"{done}/{link.path}"

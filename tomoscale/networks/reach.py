@@ -22,6 +22,8 @@ from torch import nn
 
 DEFAULT_UNIT = {2: 64, 3: 16}
 """Voxels that the strides of most networks divide, by dimensions."""
+MAX_EXTENT_VOXELS = 2**14
+"""More than any network looks; a window is at least as long."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Reach:
             raise ValueError(f"a reach has two or three strides, and as many extents and margins, got {self}")
         if min(self.stride) < 1 or min(map(min, extents)) < 0:
             raise ValueError(f"a reach has strides >= 1 and extents >= 0, got {self}")
+        if max(map(max, (self.stride, *extents))) > MAX_EXTENT_VOXELS:
+            raise ValueError(f"a reach has no more than {MAX_EXTENT_VOXELS} voxels, got {self}")
         margins = zip(self.margin_before, self.margin_after, self.stride, strict=True)
         if any(b % s or a % s for b, a, s in margins):
             raise ValueError(f"margins are multiples of the stride, got {self}")
