@@ -105,7 +105,7 @@ def test_a_block_recorded_twice_is_an_integrity_error(tmp_path):
 
 def test_a_damaged_plan_is_named(tmp_path):
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(IntegrityError, match="no readable record of a run"):
+    with pytest.raises(IntegrityError, match="the record of a run cannot be read"):
         Ledger.load(tmp_path)
 
 

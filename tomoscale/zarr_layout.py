@@ -85,25 +85,32 @@ def check_array(node: Node) -> Layout:
         raise InputError(
             f"{name}: the array has shape {shown(shape)}, more voxels than any disk holds: its metadata are damaged"
         )
-    if (
-        not len(layout.chunk) == len(layout.shard) == len(shape)
-        or min(layout.chunk) < 1
-        or layout.chunk_bytes > MAX_CHUNK_BYTES
-    ):
-        raise InputError(
-            f"{name}: chunks of {shown(layout.chunk)} voxels of {layout.dtype} take {layout.chunk_bytes / 2**30:.3g} GiB each, "
-            f"but must have as many axes as the array and no more than {MAX_CHUNK_BYTES / 2**30:.0f} GiB, since a chunk is "
-            "decoded as a whole; rechunk the volume (64^3 is usual)"
-        )
-    if any(s % c for s, c in zip(layout.shard, layout.chunk, strict=True)):
-        raise InputError(f"{name}: shards of {shown(layout.shard)} voxels are not made of chunks of {layout.chunk}")
-    if layout.index is not None and layout.index.bytes > MAX_INDEX_BYTES:
-        raise InputError(
-            f"{name}: the index of a shard of {shown(layout.shard)} voxels in chunks of {layout.chunk} takes "
-            f"{layout.index.bytes / 2**20:.3g} MiB, more than the {MAX_INDEX_BYTES // 2**20} allowed, since it is read as a "
-            "whole; rechunk the volume with larger chunks or smaller shards"
-        )
+    _check_chunks(name, layout)
     return layout
+
+
+def _check_chunks(name: str, layout: Layout) -> None:
+    chunk, shard, index = layout.chunk, layout.shard, layout.index
+    if not len(chunk) == len(shard) == len(layout.shape) or min(*chunk, *shard) < 1:
+        raise InputError(
+            f"{name}: chunks of {shown(chunk)} voxels in files of {shown(shard)} do not fit an array of shape {layout.shape}: its "
+            "metadata are damaged"
+        )
+    if layout.chunk_bytes > MAX_CHUNK_BYTES:
+        raise InputError(
+            f"{name}: chunks of {shown(chunk)} voxels of {layout.dtype} take {layout.chunk_bytes / 2**30:.3g} GiB each, more than "
+            f"the {MAX_CHUNK_BYTES / 2**30:.0f} GiB allowed, since a chunk is decoded as a whole; rechunk the volume (64^3 is usual)"
+        )
+    if any(s % c for s, c in zip(shard, chunk, strict=True)):
+        raise InputError(
+            f"{name}: shards of {shown(shard)} voxels are not made of chunks of {chunk}: its metadata are damaged"
+        )
+    if index is not None and index.bytes > MAX_INDEX_BYTES:
+        raise InputError(
+            f"{name}: the index of a shard of {shown(shard)} voxels in chunks of {chunk} takes {index.bytes / 2**20:.3g} MiB, more "
+            f"than the {MAX_INDEX_BYTES // 2**20} allowed, since it is read as a whole; rechunk the volume with larger chunks or "
+            "smaller shards"
+        )
 
 
 def shown(value: Any) -> str:
@@ -176,7 +183,7 @@ def _shard_index(
 def _check_codecs(node: Node, codecs: Any, known: set[str], where: str = "") -> list[str]:
     """Names of a list of codecs."""
     listed: list[Any] = codecs if isinstance(codecs, list) else [codecs]
-    names = [codec.get("name") if isinstance(codec, dict) else codec for codec in listed]
+    names: list[Any] = [codec.get("name") if isinstance(codec, dict) else codec for codec in listed]
     for name in names:
         if not isinstance(name, str) or name not in known:
             raise InputError(

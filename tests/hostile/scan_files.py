@@ -26,6 +26,16 @@ def holding(name: str, content: bytes | str, **others: bytes) -> Make:
     return make
 
 
+def linked(name: str, content: bytes | str, data: str) -> Make:
+    """A header, and in the place of its data file a link out."""
+
+    def make(here: Path) -> None:
+        holding(name, content)(here)
+        (here / data).symlink_to(here.parent / "outside" / "secret.raw")
+
+    return make
+
+
 def case(
     kind: str, name: str, file: str, content: bytes | str | Make, *words: str, code: int = 3, line: str = ""
 ) -> Case:

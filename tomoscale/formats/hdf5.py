@@ -79,7 +79,7 @@ class Hdf5Dataset:
                 stored = [slice(0)] * 3
                 for axis, wanted in zip(self.order, region, strict=True):
                     stored[axis] = wanted
-                check_chunks(self.path, found, tuple(stored))
+                check_chunks(self.path, found, stored)
                 values = np.empty([r.stop - r.start for r in stored], self.dtype)
                 found.read_direct(values, source_sel=tuple(stored))
                 return np.ascontiguousarray(values.transpose(self.order))

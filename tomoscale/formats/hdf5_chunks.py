@@ -11,23 +11,23 @@ import itertools
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import h5py
 
 from tomoscale.errors import InputError
 from tomoscale.formats.inflate import MAX_RATIO
-from tomoscale.geometry import Region
 
 MAX_UNSEEN_BYTES = 2**29
 """A deflated chunk that can hold no more than this is left to the library."""
 _DEFLATE, _FLETCHER, _LZ4, _BLOSC, _BITSHUFFLE, _ZSTD, _BLOSC_2 = 1, 3, 32004, 32001, 32008, 32015, 32026
-_HEAD_BYTES = 18
+_HEAD_BYTES = 38
+_BLOSC_2_FRAME = b"\x9e\xa8b2frame"
 _PIECE_BYTES = 2**20
 _ZSTD_WIDTHS = {0: 0, 1: 2, 2: 4, 3: 8}
 
 
-def check_chunks(path: str, node: h5py.Dataset, region: Region) -> None:
+def check_chunks(path: str, node: h5py.Dataset, region: Sequence[slice]) -> None:
     """Look at the chunks that hold a region.
 
     Parameters
@@ -73,7 +73,7 @@ def _packing(node: h5py.Dataset) -> int | None:
     return next((code for code in reversed(codes) if code != _FLETCHER), None)
 
 
-def _starts(node: h5py.Dataset, region: Region) -> Iterator[tuple[int, ...]]:
+def _starts(node: h5py.Dataset, region: Sequence[slice]) -> Iterator[tuple[int, ...]]:
     return itertools.product(
         *(range(r.start // c * c, r.stop, c) for r, c in zip(region, node.chunks, strict=True)),
     )
@@ -86,6 +86,8 @@ def _unpacked(file: int, offset: int, stored: int, packing: int, most: int) -> i
     head = os.pread(file, min(_HEAD_BYTES, stored), offset).ljust(_HEAD_BYTES, b"\0")
     if packing in (_LZ4, _BITSHUFFLE):
         return int.from_bytes(head[:8], "big")
+    if head.startswith(_BLOSC_2_FRAME):
+        return int.from_bytes(head[30:38], "big")
     if packing in (_BLOSC, _BLOSC_2):
         return int.from_bytes(head[4:8], "little")
     return _of_zstd(head) if packing == _ZSTD else 0
