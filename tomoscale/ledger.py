@@ -19,8 +19,6 @@ A ledger is a folder beside what the run makes:
 from __future__ import annotations
 
 import json
-import math
-import operator
 import os
 import socket
 import struct
@@ -38,6 +36,7 @@ import xxhash
 
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.json_files import read_json
+from tomoscale.packed_counts import pack_counts, unpack_counts
 from tomoscale.step import Counts, add_counts
 
 RECORD = np.dtype([("number", "<u8"), ("checksum", "<u8"), ("attempts", "<u4"), ("seconds", "<f4", 3)])
@@ -50,9 +49,6 @@ LEASE_SECONDS = 60.0
 """A lease not renewed for this long belongs to a run that is gone."""
 
 MAX_BLOCKS = 2**26
-MAX_NAMES_BYTES = 2**20
-MAX_COUNTS_BYTES = 2**30
-"""Of one frame; a run adds up the counts of blocks before it writes them."""
 
 _FRAME = struct.Struct("<4sII")
 _MAGIC = b"TSL1"
@@ -133,7 +129,7 @@ class Ledger:
     def append(self, records: np.ndarray, counts: Counts) -> None:
         """Record finished blocks and the sum of their counts, in one frame."""
         if self.folder is not None:
-            payload = _pack_counts(counts)
+            payload = pack_counts(counts)
             body = _FRAME.pack(_MAGIC, len(records), len(payload)) + records.astype(RECORD).tobytes() + payload
             with (self.folder / "blocks.log").open("ab") as file:
                 file.write(body + struct.pack("<I", zlib.crc32(body)))
@@ -175,7 +171,7 @@ class Ledger:
         last = 0
         for records, payload, end in self._frames():
             try:
-                self._accept(records, _unpack_counts(payload))
+                self._accept(records, unpack_counts(payload))
             except (
                 ValueError,
                 TypeError,
@@ -352,44 +348,6 @@ def _frame_end(view: memoryview, position: int) -> int | None:
         return None
     (expected,) = struct.unpack_from("<I", view, end)
     return end + 4 if zlib.crc32(view[position:end]) == expected else None
-
-
-def _pack_counts(counts: Counts) -> bytes:
-    if not counts:
-        return b""
-    arrays = {name: np.ascontiguousarray(values) for name, values in sorted(counts.items())}
-    header = json.dumps([[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]).encode()
-    body = b"".join(a.tobytes() for a in arrays.values())
-    # Most counts are zeros (histograms above all), so the lightest compression already saves nearly everything.
-    return zlib.compress(struct.pack("<I", len(header)) + header + body, 1)
-
-
-def _unpack_counts(payload: memoryview) -> Counts:
-    if not payload:
-        return {}
-    decoder = zlib.decompressobj()
-    (length,) = struct.unpack("<I", decoder.decompress(payload, 4))
-    if length > MAX_NAMES_BYTES:
-        raise ValueError(f"the names of counts take {length} bytes")
-    # No more is unpacked than the names and shapes ask for.
-    arrays = [
-        (name, np.dtype(dtype), tuple(map(operator.index, shape)))
-        for name, dtype, shape in json.loads(_next_bytes(decoder, length))
-    ]
-    total = sum(dtype.itemsize * math.prod(shape) for _, dtype, shape in arrays)
-    if total > MAX_COUNTS_BYTES or any(dtype.kind not in "biuf" for _, dtype, _ in arrays):
-        raise ValueError(f"counts of {total} bytes, or of things that are no numbers")
-    data, counts, position = _next_bytes(decoder, total), {}, 0
-    for name, dtype, shape in arrays:
-        counts[str(name)] = np.frombuffer(data, dtype, math.prod(shape), position).reshape(shape).copy()
-        position += math.prod(shape) * dtype.itemsize
-    return counts
-
-
-def _next_bytes(decoder: Any, count: int) -> bytes:
-    """So many further bytes of a stream; zlib takes 0 for no limit."""
-    data: bytes = decoder.decompress(decoder.unconsumed_tail, count) if count else b""
-    return data
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

@@ -1,8 +1,8 @@
 """What is asked of the files of chunks before they are decoded: where they lie, and how much they unpack to.
 
 The reader follows links wherever they lead, waits for pipes, and gives a blosc block the memory its head asks for (all
-other codecs are unpacked no further than to the size of a chunk). Looking takes 3 µs a chunk, decoding one of 64^3 voxels
-more than 150 (measured on 2 cores).
+other codecs are unpacked no further than to the size of a chunk). Looking takes 1 to 3 µs a chunk, decoding one of 64^3
+random bytes 470 (measured on a loaded machine of 2 cores).
 """
 
 from __future__ import annotations
