@@ -146,7 +146,7 @@ def labels_of(directory: str | Path) -> list[str]:
     folder = Path(directory, LABELS)
     node = read_node(folder)
     names = label_names(node.attributes) if node else []
-    return [str(folder / name) for name in names if _plain(name) and _finished(child(folder, name))]
+    return [str(folder / name) for name in names if _plain(name) and _finished(folder / name)]
 
 
 def list_labels(folder: Path, version: OmeVersion) -> None:
@@ -178,7 +178,7 @@ def _plain(name: str) -> bool:
 def _finished(path: Path) -> bool | None:
     """Whether an image is there and finished; None for one that is not ours, or cannot be read."""
     try:
-        node = read_node(path)
+        node = read_node(child(path.parent, path.name))
     except (InputError, OSError, ValueError):
         return None
     if node is None:
