@@ -251,7 +251,14 @@ FILES = (
     mistake("status of what is not there", "status {nowhere}", 3, "{nowhere}"),
     mistake("verify of a foreign folder", "verify {slices}", 3, "{slices}", "no record of a run"),
     mistake("a report of nothing", "report {results} {out}.html", 3, "{results}", "holds no results"),
-    mistake("a report of broken results", "report {results_broken} {out}.html", 3, "{results_broken}", "no results"),
+    mistake(
+        "a report of broken results",
+        "report {results_broken} {out}.html",
+        3,
+        "{results_broken}",
+        "results cannot be read",
+        "measure again",
+    ),
 )
 
 SCIENCE = (

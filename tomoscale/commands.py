@@ -211,7 +211,10 @@ def report(
 
     folder, target, figures = Path(results), Path(target), None if figures is None else Path(figures)
     is_study = (folder / "study.json").exists()
-    content = read_json(folder / ("study.json" if is_study else "results.json"), "results")
+    file = folder / ("study.json" if is_study else "results.json")
+    if not file.is_file():
+        raise InputError(f"{folder} holds no results: give the folder that `tomoscale measure` or a study wrote")
+    content = read_json(file, "results", "measure again")
     if target.exists() and not overwrite:
         raise PlanError(f"{target} exists: give another name, or --overwrite")
     if figures is not None and not overwrite and figures.exists() and (not figures.is_dir() or any(figures.iterdir())):

@@ -13,7 +13,7 @@ MAX_JSON_BYTES = 16 * 2**20
 
 
 def read_json(
-    path: Path, what: str = "metadata", error: type[ValueError | RuntimeError] = InputError
+    path: Path, what: str, advice: str, error: type[ValueError | RuntimeError] = InputError
 ) -> dict[str, Any]:
     """Object in a JSON file.
 
@@ -22,6 +22,8 @@ def read_json(
     path : Path
     what : str
         What the file should hold, for messages.
+    advice : str
+        What helps.
     error : type
         Of what is raised.
 
@@ -36,9 +38,11 @@ def read_json(
     except PermissionError:
         raise error(f"{path}: no permission to read it") from None
     except (OSError, ValueError, RecursionError) as problem:
-        raise error(f"{path}: the {what} cannot be read: {_words(problem)}") from None
+        raise error(f"{path}: the {what} cannot be read: {_words(problem)}; {advice}") from None
     if not isinstance(value, dict):
-        raise error(f"{path}: the {what} ({size} bytes) is not a JSON object of at most {MAX_JSON_BYTES} bytes")
+        raise error(
+            f"{path}: the {what} ({size} bytes) is not a JSON object of at most {MAX_JSON_BYTES} bytes; {advice}"
+        )
     return value
 
 

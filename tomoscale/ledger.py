@@ -150,7 +150,11 @@ class Ledger:
     def failures(self) -> dict[int, str]:
         """Return the blocks set aside by the last run that are still not done."""
         path = None if self.folder is None else self.folder / "failures.json"
-        recorded = read_json(path, "record of failures", IntegrityError) if path is not None and path.exists() else {}
+        recorded = (
+            read_json(path, "record of failures", "remove this file", IntegrityError)
+            if path is not None and path.exists()
+            else {}
+        )
         numbers = {str(number): number for number in range(self.done.size)} if recorded else {}
         if not recorded.keys() <= numbers.keys():
             raise IntegrityError(
@@ -225,7 +229,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     IntegrityError
         If there is none that can be read.
     """
-    plan = read_json(folder / "plan.json", "record of a run", IntegrityError)
+    plan = read_json(folder / "plan.json", "record of a run", "remove the output and run again", IntegrityError)
     n_blocks, step = plan.get("n_blocks"), plan.get("step")
     if not isinstance(n_blocks, int) or not 0 <= n_blocks <= MAX_BLOCKS or not isinstance(step, list | dict):
         raise IntegrityError(

@@ -173,7 +173,7 @@ def read_node(path: Path) -> Node | None:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    return read_json(child(folder, name))
+    return read_json(child(folder, name), "metadata", "copy the volume again")
 
 
 def child(root: Path, inside: str) -> Path:

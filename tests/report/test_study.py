@@ -184,7 +184,7 @@ def test_results_outside_of_the_study_are_refused(study, tmp_path, inside):
 
 def test_results_that_cannot_be_read_are_named(study, tmp_path):
     (study / "T04" / "results" / "results.json").write_text("{")
-    with pytest.raises(InputError, match="sample 'T04' has no results that can be read"):
+    with pytest.raises(InputError, match="the results of sample 'T04' cannot be read"):
         report(study, tmp_path / "r.html")
     (study / "T04" / "results" / "results.json").write_text("[]")
     with pytest.raises(InputError, match="holds no results of a sample"):

@@ -112,7 +112,7 @@ def read_results(folder: Path, sample: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             f"sample {name!r} names results outside of the study, {inside[:200]!r}: a study lies in one folder"
         )
-    return read_json(path, f"results of sample {name!r}")
+    return read_json(path, f"results of sample {name!r}", "run the study again")
 
 
 def _sample_parts(number: int, name: str, results: Mapping[str, Any]) -> list[str | Plate]:
