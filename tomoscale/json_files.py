@@ -32,8 +32,10 @@ def read_json(
     InputError
         (or `error`) if the file cannot be read, is larger than `MAX_JSON_BYTES`, is nested too deep, or is no JSON object.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise error(f"{path}: the {what} cannot be read: it is not a file; {advice}")
     try:
-        size = path.stat().st_size if path.is_file() else -1
+        size = path.stat().st_size
         value = json.loads(path.read_bytes()) if size <= MAX_JSON_BYTES else None
     except PermissionError:
         raise error(f"{path}: no permission to read it") from None

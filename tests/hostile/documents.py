@@ -197,6 +197,7 @@ LEDGERS = tuple(
         ("a plan that is a list", lambda h: (ledger(h), (h / "record" / "plan.json").write_text("[]")), 7, "record of a run"),
         ("a plan nested 100 000 deep", lambda h: (ledger(h), (h / "record" / "plan.json").write_text("[" * 100_000)), 7, "record of a run"),
         ("a plan of 40 MB", lambda h: (ledger(h), (h / "record" / "plan.json").write_text('{"a": [' + "[]," * 13_000_000 + "0]}")), 7, "record of a run"),
+        ("a plan that is a pipe", lambda h: (ledger(h), (h / "record" / "plan.json").unlink(), os.mkfifo(h / "record" / "plan.json")), 7, "not a file"),
         ("a plan without steps", lambda h: (ledger(h), (h / "record" / "plan.json").write_text('{"n_blocks": 8}')), 7, "record"),
         ("a block twice", made(ledger, log=frame((1,)) + frame((1,))), 7, "records a block twice"),
         ("a block that does not exist", made(ledger, log=frame((2**63,))), 7, "does not exist"),
