@@ -187,13 +187,13 @@ def test_results_that_cannot_be_read_are_named(study, tmp_path):
     with pytest.raises(InputError, match="the results of sample 'T04' cannot be read"):
         report(study, tmp_path / "r.html")
     (study / "T04" / "results" / "results.json").write_text("[]")
-    with pytest.raises(InputError, match="the results of sample 'T04' .* not a JSON object"):
+    with pytest.raises(InputError, match=r"the results of sample 'T04' .* not a JSON object"):
         report(study, tmp_path / "r.html")
     content = json.loads((study / "study.json").read_text())
     (study / "study.json").write_text(json.dumps(content | {"schema": "other/7"}))
     with pytest.raises(InputError, match="schema 'other/7', but 'tomoscale-study/1' is needed"):
         report(study, tmp_path / "r.html")
     (study / "study.json").write_text("{")
-    with pytest.raises(InputError, match="study.json: the results cannot be read"):
+    with pytest.raises(InputError, match=r"study\.json: the results cannot be read"):
         report(study, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
