@@ -131,7 +131,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path, capsys):
             "average": 0.0,
         },
         {"sampling": Sampling((4, 8, 8), 2, threads=0), "network": Network("scaled_unet", {"depth": 1, "width": 2})},
-        {"machine": Machine("cpu", precision="bf16", threads=1)},
+        {"machine": Machine("cpu", precision="bf16", threads=1), "recalibrate": 1},
     ],
     ids=["sgd", "adadelta", "3d", "bf16"],
 )
@@ -189,6 +189,24 @@ def test_it_learns_what_grey_values_say(tmp_path):
     how = recipe(stop=Stop(60, 60, 60), network=Network("scaled_unet", {"depth": 1, "width": 8}))
     how = replace(how, optimiser=Optimiser("adamw", rate=0.02), sampling=Sampling((16, 16), 4, ("z",), balance=0.7))
     assert fit(how, data(), tmp_path / "out", work=QUIET).mean_iou > 0.95
+
+
+def test_statistics_are_measured_anew_on_patches_as_volumes_hold_them(tmp_path):
+    how = recipe(network=Network("scaled_unet", {"depth": 1, "width": 2}), stop=Stop(3, 3, 3), average=0.5)
+    lagging = fit(how, data(), tmp_path / "lagging", work=QUIET)
+    measured = fit(replace(how, recalibrate=40), data(), tmp_path / "measured", work=QUIET)
+    trained = [checkpoint.load(r.last.parent / checkpoint.NAME)[0] for r in (lagging, measured)]
+    for name, tensor in trained[0].items():
+        assert torch.equal(tensor, trained[1][name]), "what is trained stays as it is"
+    network = load_bundle(measured.last).network()
+    seen = []
+    network.encoders[0][0].register_forward_hook(lambda *all_of: seen.append(all_of[2]))
+    grey = np.concatenate([s.grey.read() for s in data().training])
+    low, high = np.percentile(grey, how.normalisation.percentiles)
+    network(torch.from_numpy((np.clip(grey, low, high) - low) / (high - low)).float()[:, None])
+    assert (seen[0].mean((0, 2, 3)) - network.encoders[0][1].running_mean).abs().max() < 0.02
+    far = load_bundle(lagging.last).network().encoders[0][1].running_mean
+    assert (seen[0].mean((0, 2, 3)) - far).abs().max() > 0.05
 
 
 def test_it_stops_early_when_nothing_is_gained(tmp_path):

@@ -62,6 +62,7 @@ def check_numbers(recipe: Recipe) -> None:
         ),
         (0 < recipe.schedule.rise < 1 and 0 < recipe.schedule.factor < 1, "rise and factor must be within 0..1"),
         (min(recipe.stop.steps, recipe.stop.validate_every, recipe.stop.checkpoint_every) >= 1, "steps must be >= 1"),
+        (recipe.recalibrate >= 0, "recalibrate must be >= 0"),
         (0 <= recipe.average < 1, "average must be from 0 to below 1"),
         (recipe.machine.devices >= 1 and recipe.machine.threads >= 0, "devices must be >= 1"),
     )
