@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from tomoscale.measures.overlap import iou, mean_iou
 from tomoscale.networks.card import Card, Windows
 from tomoscale.training.output import Output
-from tomoscale.training.patches import Patches
-from tomoscale.training.recipe import Augmentation, as_document
+from tomoscale.training.recipe import as_document
 from tomoscale.training.state import Training
-from tomoscale.training.validation import validate
+from tomoscale.training.validation import validate, whole_slices
 
 
 def judge(training: Training, folder: Output) -> str:
@@ -65,24 +62,14 @@ def _weights_to_judge(training: Training) -> Iterator[nn.Module]:
     if training.average is not None:
         network.load_state_dict(training.average.state)
     if training.recipe.recalibrate:
-        update_bn(_plain_batches(training), network, training.devices.device)
+        slices = whole_slices(training.prepared.training, training.recipe, training.reach.stride)
+        update_bn(slices, network, training.devices.device)
     network.eval()
     try:
         yield network
     finally:
         network.load_state_dict(own)
         network.train()
-
-
-def _plain_batches(training: Training) -> Iterator[torch.Tensor]:
-    """Training patches as a volume holds them: any labelled voxel as likely as another, nothing augmented."""
-    recipe = training.recipe
-    sampling = replace(recipe.sampling, balance=0.0, cache_mib=max(1, recipe.sampling.cache_mib // 8))
-    plain = replace(recipe, sampling=sampling, augmentation=Augmentation(flip=0.0))
-    patches = Patches(training.prepared.training, plain)
-    # The numbers after the last step: batches that no step sees.
-    for values, _ in patches.batches(range(recipe.stop.steps, recipe.stop.steps + recipe.recalibrate)):
-        yield values
 
 
 def _card(training: Training, line: dict[str, Any]) -> Card:

@@ -61,19 +61,46 @@ def validate(
     return confusion, math.fsum(losses) / max(1, int(confusion.sum()))
 
 
+def whole_slices(samples: Sequence[Prepared], recipe: Recipe, stride: Sequence[int]) -> Iterator[torch.Tensor]:
+    """``recipe.recalibrate`` normalised slices of some samples by turns, or windows, as inference sees them: (1, C, ...).
+
+    Parameters
+    ----------
+    samples : sequence of Prepared
+    recipe : Recipe
+        The seed says which slices.
+    stride : sequence of int
+        Of the network.
+    """
+    for number in range(recipe.recalibrate):
+        sample, random = samples[number % len(samples)], np.random.default_rng([recipe.seed, number])
+        shape = sample.sample.grey.shape
+        if recipe.dimensions == 2:
+            axis = int(random.choice(sample.axes))
+            values = _slab(sample, recipe, axis, int(random.integers(shape[axis])))
+        else:
+            starts = [int(random.integers(n - p + 1)) for n, p in zip(shape, recipe.sampling.patch, strict=True)]
+            z, y, x = (slice(s, s + p) for s, p in zip(starts, recipe.sampling.patch, strict=True))
+            values = sample.scaling.apply(sample.sample.grey.read((z, y, x)))[None]
+        yield _padded(torch.from_numpy(values), stride)[None]
+
+
 def _slices(sample: Prepared, recipe: Recipe) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Normalised slabs (C, ...) around the labelled slices across the sample's first axis, and their labels."""
-    axis, half = sample.axes[0], recipe.in_slices // 2
-    length = sample.sample.grey.shape[axis]
-    whole = [slice(0, n) for n in sample.sample.grey.shape]
+    axis = sample.axes[0]
     for middle in _labelled(sample, axis):
-        truth = np.take(sample.labels.read(_at(whole, axis, middle, middle + 1)), 0, axis)
-        if (truth == IGNORED).all():
-            continue
-        low, high = max(0, middle - half), min(length - 1, middle + half)
-        slab = np.moveaxis(sample.sample.grey.read(_at(whole, axis, low, high + 1)), axis, 0)
-        shown = [min(max(n, low), high) - low for n in range(middle - half, middle + half + 1)]
-        yield sample.scaling.apply(slab[shown]), truth
+        truth = np.take(sample.labels.read(_at(sample, axis, middle, middle + 1)), 0, axis)
+        if (truth != IGNORED).any():
+            yield _slab(sample, recipe, axis, middle), truth
+
+
+def _slab(sample: Prepared, recipe: Recipe, axis: int, middle: int) -> np.ndarray:
+    """Normalised slice with its neighbours; what is beyond the first and last slice is theirs: (C, ...) float32."""
+    half, length = recipe.in_slices // 2, sample.sample.grey.shape[axis]
+    low, high = max(0, middle - half), min(length - 1, middle + half)
+    slab = np.moveaxis(sample.sample.grey.read(_at(sample, axis, low, high + 1)), axis, 0)
+    shown = [min(max(n, low), high) - low for n in range(middle - half, middle + half + 1)]
+    return sample.scaling.apply(slab[shown])
 
 
 def _labelled(sample: Prepared, axis: int) -> Sequence[int]:
@@ -89,8 +116,9 @@ def _windows(sample: Prepared, recipe: Recipe) -> Iterator[tuple[np.ndarray, np.
             yield sample.scaling.apply(sample.sample.grey.read((z, y, x)))[None], truth
 
 
-def _at(whole: Sequence[slice], axis: int, start: int, stop: int) -> Region:
-    z, y, x = (slice(start, stop) if a == axis else part for a, part in enumerate(whole))
+def _at(sample: Prepared, axis: int, start: int, stop: int) -> Region:
+    shape = sample.sample.grey.shape
+    z, y, x = (slice(start, stop) if a == axis else slice(0, n) for a, n in enumerate(shape))
     return z, y, x
 
 
