@@ -26,10 +26,11 @@ from tomoscale.networks import architectures
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.networks.unet import ScaledUNet
 from tomoscale.segmentation.segment import segment
-from tomoscale.training import checkpoint, loop, output
+from tomoscale.training import checkpoint, loop, output, preparation
 from tomoscale.training.curves import draw_curves
 from tomoscale.training.loop import fit
 from tomoscale.training.optimisation import Judgement, MovingAverage, make_optimiser, rate_factor
+from tomoscale.training.preparation import prepare
 from tomoscale.training.recipe import Augmentation, Machine, Network, Optimiser, Sampling, Schedule, Stop
 from tomoscale.training.samples import Sample
 from tomoscale.volume import Volume
@@ -307,6 +308,15 @@ def test_what_does_not_fit_the_machine_is_refused(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(PlanError, match="asks for 1 GPUs and torch sees 0"):
             fit(recipe(machine=Machine("cuda")), data(), tmp_path / "out", work=QUIET)
+
+
+def test_slices_too_large_to_judge_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "_available_bytes", lambda _: 2**20)
+    ready = prepare(data(), recipe(), tmp_path, QUIET)
+    with torch.device("meta"):
+        network = ScaledUNet(2, 64, n_classes=3)
+    with pytest.raises(PlanError, match=r"sample c: to judge a whole slice of \[24, 28\] voxels 0.1 GiB are needed"):
+        preparation.check_slices(network, recipe(), ready.validation)
 
 
 def test_an_output_in_the_way_is_left_alone(tmp_path):

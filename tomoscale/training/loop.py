@@ -33,7 +33,7 @@ from tomoscale.training.losses import loss_of
 from tomoscale.training.optimisation import rate_factor
 from tomoscale.training.output import Output, digest_of
 from tomoscale.training.patches import Patches
-from tomoscale.training.preparation import PreparedData, check_network, prepare
+from tomoscale.training.preparation import PreparedData, check_network, check_slices, prepare
 from tomoscale.training.recipe import Recipe
 from tomoscale.training.samples import Data
 from tomoscale.training.state import Training, go_on, save, start
@@ -117,10 +117,11 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     Interrupted
         If a signal stopped it; a checkpoint was written.
     """
-    check_network(recipe, len(data.classes))
+    network = check_network(recipe, len(data.classes))
     devices = devices_of(recipe)
     folder = Output(Path(output).absolute())
     prepared = _prepare(recipe, data, folder, devices, resume, work or Work(progress=False))
+    check_slices(network, recipe, prepared.validation)
     with _steady(recipe.machine.threads):
         training = start(recipe, data, prepared, devices, start_from)
     training.name, training.digest = name, digest_of(recipe, data, prepared)

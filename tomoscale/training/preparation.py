@@ -15,7 +15,7 @@ from torch import nn
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import AXES
 from tomoscale.networks.architectures import make_network
-from tomoscale.networks.workspace import training_bytes
+from tomoscale.networks.workspace import training_bytes, workspace_bytes
 from tomoscale.resources import this_machine
 from tomoscale.training.class_index import cells_of, class_cells, index_of
 from tomoscale.training.patches import Prepared
@@ -24,6 +24,8 @@ from tomoscale.training.samples import Data, Sample
 from tomoscale.training.scaling import scaling_of
 from tomoscale.work import Work
 
+LARGEST_STRIDE = 256
+"""Multiple of the strides of all networks, to which slices are padded in the estimate of their memory."""
 STATE_COPIES = {"adam": 2, "adamw": 2, "sgd": 1, "adadelta": 2}
 """Copies of the weights that an optimiser keeps."""
 
@@ -120,6 +122,33 @@ def check_network(recipe: Recipe, n_classes: int) -> nn.Module:
             f"time) but {available / 2**30:.1f} GiB are there: make batch or patch smaller, or accumulate more"
         )
     return network
+
+
+def check_slices(network: nn.Module, recipe: Recipe, samples: Sequence[Prepared]) -> None:
+    """Refuse slices that cannot be judged whole in this machine's memory.
+
+    Parameters
+    ----------
+    network : torch module on the "meta" device
+    recipe : Recipe
+    samples : sequence of Prepared
+
+    Raises
+    ------
+    PlanError
+    """
+    if recipe.dimensions == 3:
+        return
+    available = _available_bytes(accelerator_of(recipe))
+    for sample in samples:
+        lengths = [-(-n // LARGEST_STRIDE) * LARGEST_STRIDE for n in _without(sample.sample.grey.shape, sample.axes[0])]
+        needed = workspace_bytes(network.eval(), (1, recipe.in_slices, *lengths))
+        if needed > available:
+            raise PlanError(
+                f"sample {sample.sample.name}: to judge a whole slice of {_without(sample.sample.grey.shape, sample.axes[0])} "
+                f"voxels {needed / 2**30:.1f} GiB are needed but {available / 2**30:.1f} GiB are there: give smaller validation "
+                "samples, or a smaller network"
+            )
 
 
 def network_arguments(recipe: Recipe, n_classes: int) -> dict[str, Any]:
