@@ -31,7 +31,7 @@ from tomoscale.training.curves import draw_curves
 from tomoscale.training.loop import fit
 from tomoscale.training.optimisation import Judgement, MovingAverage, make_optimiser, rate_factor
 from tomoscale.training.preparation import prepare
-from tomoscale.training.recipe import Augmentation, Machine, Network, Optimiser, Sampling, Schedule, Stop
+from tomoscale.training.recipe import Augmentation, Loss, Machine, Network, Optimiser, Sampling, Schedule, Stop
 from tomoscale.training.samples import Sample
 from tomoscale.volume import Volume
 from tomoscale.work import Work
@@ -208,6 +208,28 @@ def test_statistics_are_measured_anew_on_whole_slices(tmp_path):
     assert (seen[0].mean((0, 2, 3)) - network.encoders[0][1].running_mean).abs().max() < 0.02
     far = load_bundle(lagging.last).network().encoders[0][1].running_mean
     assert (seen[0].mean((0, 2, 3)) - far).abs().max() > 0.05
+
+
+PLANNED = {
+    "features": [4, 8],
+    "strides": [[1, 1], [2, 2]],
+    "kernel_sizes": [[3, 3]] * 2,
+    "convolutions": [1] * 2,
+    "decoder_convolutions": [1],
+}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Network("sensor3d", {"in_slices": 3, "width": 2}), Network("nnunet", PLANNED)],
+    ids=["three slices", "outputs on all levels, defined by windows"],
+)
+def test_networks_of_other_kinds_are_trained_and_saved(tmp_path, network):
+    how = recipe(network=network, stop=Stop(1, 1, 1), loss=Loss(sides="halving"), recalibrate=1)
+    bundle = load_bundle(fit(how, data(), tmp_path / "out", work=QUIET).last)
+    assert bundle.architecture == network.architecture
+    assert (bundle.card.windows is None) == bundle.reach.local
+    assert bundle.reach.local == (network.architecture == "sensor3d")
 
 
 def test_it_stops_early_when_nothing_is_gained(tmp_path):

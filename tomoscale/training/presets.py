@@ -44,7 +44,7 @@ BALTRUSCHAT_2021 = Recipe(
 """Baltruschat et al. 2021: the best of 48 scaled U-Nets (depth 5, width 64, input 640); batch 16 is that of large ones."""
 
 TOMOSEG = Recipe(
-    network=Network("scaled_unet", {"depth": 4, "width": 64}),
+    network=Network("tomoseg_unet", {"width": 64}),
     sampling=Sampling(patch=(512, 512), batch=5, balance=0.0),
     augmentation=Augmentation(
         flip=0.3, turn=0.3, scale=Chance(1.0, 0.5, 1.6), elastic=Chance(0.3, 0, 10), elastic_voxels=24
@@ -56,8 +56,20 @@ TOMOSEG = Recipe(
 )
 """TomoSeg's configuration file, with an input of 512 as in Lopes Marinho et al. 2024; the best mean IoU is kept."""
 
+_POOLINGS = 7
+"""Until the longest feature map of a patch of 512 is 4, as nnU-Net's planner goes."""
+
 NNUNET = Recipe(
-    network=Network("scaled_unet", {"depth": 5, "width": 32}),
+    network=Network(
+        "nnunet",
+        {
+            "features": [min(32 * 2**n, 512) for n in range(_POOLINGS + 1)],
+            "strides": [[1, 1], *[[2, 2]] * _POOLINGS],
+            "kernel_sizes": [[3, 3]] * (_POOLINGS + 1),
+            "convolutions": [2] * (_POOLINGS + 1),
+            "decoder_convolutions": [2] * _POOLINGS,
+        },
+    ),
     normalisation=Normalisation("zscore"),
     sampling=Sampling(patch=(512, 512), batch=12, balance=1 / 3),
     augmentation=Augmentation(
@@ -80,7 +92,7 @@ NNUNET = Recipe(
 """What nnU-Net does with any data set: losses, augmentation and rates of its trainer; a patch and a network by hand."""
 
 SILVEIRA_2023 = Recipe(
-    network=Network("scaled_unet", {"depth": 4, "width": 64}),
+    network=Network("sensor3d", {"in_slices": 3, "width": 64}),
     sampling=Sampling(patch=(128, 128), batch=32, axes=("z",), balance=0.0),
     augmentation=Augmentation(
         flip=0.5, rotation=Chance(1.0, -180, 180), scale=Chance(1.0, 0.9, 1.1), brightness=Chance(0.5, 0.9, 1.1)
@@ -91,7 +103,7 @@ SILVEIRA_2023 = Recipe(
     # An epoch of the paper is taken as 100 steps: it does not say how many patches it had.
     stop=Stop(10_000, 100, 100, patience=10, watch="loss", least_gain=1e-4),
 )
-"""Silveira et al. 2023: Adadelta, cross-entropy, at most 100 epochs, stop when 10 of them gain less than 0.01 %."""
+"""Silveira et al. 2023, Sensor3D on three slices: Adadelta, cross-entropy, at most 100 epochs, stop when 10 of them gain less than 0.01 %."""
 
 PRESETS: dict[str, Recipe] = {
     "baltruschat2021": BALTRUSCHAT_2021,

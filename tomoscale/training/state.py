@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tomoscale.errors import InputError
-from tomoscale.networks.architectures import make_network
-from tomoscale.networks.reach import Reach, probe
+from tomoscale.networks.architectures import make_network, reach_of
+from tomoscale.networks.reach import Reach
 from tomoscale.training import checkpoint
 from tomoscale.training.devices import Devices
 from tomoscale.training.losses import LossFunction, class_weights, loss_function
@@ -84,7 +84,7 @@ def start(
     network = make_network(recipe.network.architecture, arguments)
     if start_from is not None:
         network.load_state_dict(start_from.state_dict())
-    reach = probe(network, recipe.in_slices, recipe.dimensions)
+    reach = reach_of(network)
     layout = torch.channels_last if recipe.dimensions == 2 else torch.channels_last_3d
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
     optimiser = make_optimiser(network.parameters(), recipe.optimiser)
