@@ -140,7 +140,7 @@ def test_training_on_sandstone_judges_the_last_network(tmp_path):
     random = np.random.default_rng(0)
     colours = np.array([[0, 0, 255], [255, 0, 0], [0, 255, 0], [255, 255, 0]], np.uint8)
     for number in (0, 50, 100, 200, 250, 350):
-        classes = random.integers(0, 4, (200, 196))
+        classes = random.integers(0, 4, (256, 260))
         for folder, values in (("images", (60 * classes).astype(np.uint8)), ("masks", colours[classes])):
             (tmp_path / folder).mkdir(exist_ok=True)
             tifffile.imwrite(tmp_path / folder / f"Sandstone_Versa{number:04d}.tif", values)
