@@ -31,8 +31,8 @@ from record import RESULTS, Peak, publish, rounded
 from tomoscale.block_runs import Outcome
 from tomoscale.driver import Driver
 from tomoscale.engine import open_ledger
+from tomoscale.frames import RECORD
 from tomoscale.geometry import Halo
-from tomoscale.ledger import RECORD, drop_lease
 from tomoscale.plan import Plan, plan_map, plan_measure
 from tomoscale.progress import Progress
 from tomoscale.resources import Resources
@@ -96,7 +96,7 @@ class Played:
     seconds: float
     lost: bool = False
 
-    def result(self) -> Outcome:
+    def result(self, timeout: float | None = None) -> Outcome:
         if self.lost:
             raise Preempted("its worker was preempted")
         records = np.zeros(len(self.numbers), RECORD)
@@ -173,6 +173,12 @@ class PlayedPool:
     def end_worker_of(self, future: Played) -> None:
         """No task hangs."""
 
+    def put_back(self, future: Played) -> None:
+        """No result is late."""
+
+    def mend(self) -> None:
+        """Workers come back by themselves."""
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -199,7 +205,7 @@ def played(blocks: int, cluster: Cluster) -> dict[str, Any]:
         driver = Driver(plan, ledger, pool, Progress("played", len(plan.grid), 0, None, False))
         driver.run()
         ledger.close(driver.failures)
-        drop_lease(plan.record)
+        ledger.release()
         real = time.perf_counter() - started
     n = len(plan.grid)
     assert ledger.done.all()

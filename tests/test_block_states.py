@@ -19,8 +19,9 @@ from tomoscale.block_states import AGAIN, ASIDE, DONE, MOST_SPANS, RUNNING, WAIT
 from tomoscale.driver import Driver
 from tomoscale.engine import run
 from tomoscale.errors import BlocksFailed, IntegrityError
+from tomoscale.frames import RECORD
 from tomoscale.geometry import Halo
-from tomoscale.ledger import RECORD, Ledger, drop_lease
+from tomoscale.ledger import Ledger
 from tomoscale.plan import plan_map
 from tomoscale.resources import Resources
 from tomoscale.step import Kernel
@@ -61,7 +62,7 @@ def test_a_run_that_is_gone_runs_no_blocks_and_its_list_of_failures_counts(tmp_p
     finish(ledger, 0, 1)
     say(tmp_path / "r", running=[[2, 3]], again=[[7, 1]])
     ledger.close({1: "done since", 5: "ValueError: odd"})
-    drop_lease(tmp_path / "r")
+    ledger.release()
     states = RunBlocks(tmp_path / "r").look().ravel()
     assert (np.bincount(states, minlength=5) == [15, 2, 0, 0, 1]).all()
     assert states[5] == ASIDE

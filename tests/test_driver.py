@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from tests.blocks import seeds
 from tomoscale import driver as module
 from tomoscale.block_runs import Outcome
-from tomoscale.driver import DEATHS, Driver
+from tomoscale.driver import DEATHS_ALONE, Driver
 from tomoscale.errors import Interrupted
+from tomoscale.frames import RECORD
 from tomoscale.geometry import Block
-from tomoscale.ledger import RECORD, Ledger
+from tomoscale.ledger import Ledger
 from tomoscale.plan import Plan, plan_measure
 from tomoscale.progress import Progress
 from tomoscale.resources import Resources
@@ -36,7 +37,7 @@ class Played:
     def __init__(self, numbers: list[int], outcome: Outcome | Exception) -> None:
         self.numbers, self.outcome = numbers, outcome
 
-    def result(self) -> Outcome:
+    def result(self, timeout: float) -> Outcome:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -74,6 +75,12 @@ class PlayedPool:
     def end_worker_of(self, future: Played) -> None:
         future.outcome = Died("ended")
         self.running.append(future)
+
+    def put_back(self, future: Played) -> None:
+        self.running.append(future)
+
+    def mend(self) -> None:
+        """Nothing to mend."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -120,9 +127,23 @@ def test_only_blocks_that_kill_are_set_aside_however_many_workers_die(seed, bloc
     assert set(driver.failures) == poison
     assert driver.ledger.counts["measure/blocks"][0] == blocks - len(poison)
     alone = [numbers for numbers, beside in pool.tried if beside == 0]
-    assert all(alone.count([n]) >= DEATHS for n in poison)
+    assert all(alone.count([n]) >= DEATHS_ALONE for n in poison)
     # Without a guilty block, every death is of no consequence but the work done again.
     assert driven(a_plan(blocks), PlayedPool(seed, set(), min(rate, 0.1))).n_done >= blocks - 1
+
+
+def test_where_workers_die_all_the_time_no_innocent_block_is_set_aside(monkeypatch):
+    clock = [0.0]
+
+    def later() -> float:
+        clock[0] += 2.0
+        return clock[0]
+
+    monkeypatch.setattr(module.time, "monotonic", later)
+    for seed in range(10):
+        driver = driven(a_plan(80), PlayedPool(seed, {5}, 0.35))
+        assert set(driver.failures) == {5}
+        assert driver.died > 20
 
 
 def test_a_task_that_hangs_is_ended_and_tried_again(monkeypatch):
@@ -157,6 +178,24 @@ def test_a_lost_scheduler_ends_the_run_with_what_is_done():
 
     with pytest.raises(Interrupted, match=r"scheduler of the workers is gone: .* of 50 blocks are done and recorded"):
         driven(a_plan(50), Lost(1, set()))
+
+
+def test_a_result_that_does_not_arrive_is_waited_for_and_nobody_is_blamed():
+    class Late(PlayedPool):
+        def submit(self, function: Any, message: Any, numbers: list[int]) -> Played:
+            task = super().submit(function, message, numbers)
+            if self.random.random() < 0.5:
+                task.outcome = TimeoutError()
+            return task
+
+        def put_back(self, future: Played) -> None:
+            future.outcome = done(future.numbers)
+            super().put_back(future)
+
+    driver = driven(a_plan(40), Late(3, set()))
+    assert driver.n_done == 40
+    assert not driver.deaths
+    assert not driver.failures
 
 
 def test_tasks_are_as_large_as_the_scheduler_needs_for_many_workers():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tomoscale.errors import IntegrityError, PlanError
-from tomoscale.ledger import RECORD, Ledger, drop_lease, lease_owner, take_lease
+from tomoscale.frames import RECORD
+from tomoscale.ledger import Ledger
 
 PLAN = {"step": {"opening": {"radius_um": 10.0}}, "grid": {"shape": [8, 8, 8]}}
 
@@ -42,7 +41,7 @@ def test_a_log_cut_anywhere_keeps_its_whole_frames_and_can_be_continued(tmp_path
     for number in range(4):
         ledger.append(records(number), {"n": np.array([10**number])})
         ends.append((folder / "blocks.log").stat().st_size)
-    drop_lease(folder)
+    ledger.release()
     cut = min(cut, ends[-1])
     os.truncate(folder / "blocks.log", cut)
     whole = sum(end <= cut for end in ends)
@@ -65,35 +64,10 @@ def test_a_flipped_byte_drops_the_frame_it_is_in(tmp_path):
 
 
 def test_another_plan_is_refused_with_what_differs(tmp_path):
-    Ledger.start(tmp_path / "run", PLAN, 10)
-    drop_lease(tmp_path / "run")
+    Ledger.start(tmp_path / "run", PLAN, 10).release()
     other = {**PLAN, "step": {"opening": {"radius_um": 20.0}}}
     with pytest.raises(PlanError, match=r"step.opening.radius_um: was 10.0, is 20.0"):
         Ledger.start(tmp_path / "run", other, 10)
-
-
-def test_a_second_run_is_refused_with_the_owner_and_its_age(tmp_path):
-    Ledger.start(tmp_path, PLAN, 10)
-    with pytest.raises(PlanError, match=rf"being written by process {os.getpid()} .*last sign of life 0 s ago"):
-        Ledger.start(tmp_path, PLAN, 10)
-
-
-def test_the_lease_of_a_process_that_is_gone_is_taken_over(tmp_path):
-    take_lease(tmp_path)
-    lease = json.loads((tmp_path / "lease.json").read_text())
-    (tmp_path / "lease.json").write_text(json.dumps({**lease, "process": 2**22 + 1}))
-    take_lease(tmp_path)
-    assert f"process {os.getpid()}" in (lease_owner(tmp_path) or "")
-
-
-def test_an_old_lease_of_another_machine_is_taken_over(tmp_path):
-    take_lease(tmp_path)
-    (tmp_path / "lease.json").write_text(json.dumps({"host": "elsewhere", "process": 1}))
-    with pytest.raises(PlanError, match="on elsewhere"):
-        take_lease(tmp_path)
-    past = time.time() - 3600
-    os.utime(tmp_path / "lease.json", (past, past))
-    take_lease(tmp_path)
 
 
 def test_a_block_recorded_twice_is_an_integrity_error(tmp_path):
@@ -122,7 +96,7 @@ def test_a_ledger_that_cannot_be_opened_gives_its_lease_back(tmp_path):
     ledger.append(records(2), {})
     frame = (tmp_path / "blocks.log").read_bytes()
     (tmp_path / "blocks.log").write_bytes(frame + frame)
-    drop_lease(tmp_path)
+    ledger.release()
     for _ in range(2):
         with pytest.raises(IntegrityError, match="records a block twice"):
             Ledger.start(tmp_path, PLAN, 10)

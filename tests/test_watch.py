@@ -17,8 +17,10 @@ from nbclient import NotebookClient
 from tomoscale import progress
 from tomoscale.engine import run
 from tomoscale.errors import InputError
+from tomoscale.frames import RECORD
 from tomoscale.kernels.filters import cast
-from tomoscale.ledger import RECORD, Ledger, drop_lease
+from tomoscale.lease import Lease
+from tomoscale.ledger import Ledger
 from tomoscale.plan import plan_map
 from tomoscale.volume import MemoryArray, Volume
 from tomoscale.watch import run_state, watch
@@ -46,7 +48,7 @@ def test_a_run_is_seen_from_its_files_alone(tmp_path):
     state = run_state(folder)
     assert (state.step, state.done, state.total, state.running) == ("opening", 5, 10, True)
     assert state.remaining_s == pytest.approx(90.0, abs=2.0)
-    drop_lease(folder)
+    Lease(folder, 1, 0.0).drop()
     # Of a run that is gone the ledger tells the truth, not the line that was due.
     assert (run_state(folder).done, run_state(folder).remaining_s) == (4, None)
     assert str(run_state(folder)) == "opening: 4/10 blocks, stopped; the same command goes on"
@@ -97,7 +99,7 @@ def test_watching_ends_with_the_run(tmp_path, monkeypatch, capsys):
     watcher.start()
     time.sleep(0.1)
     assert watcher.is_alive()
-    drop_lease(folder)
+    Lease(folder, 1, 0.0).drop()
     watcher.join(5)
     assert not watcher.is_alive()
     lines = capsys.readouterr().err.splitlines()

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from tomoscale.block_states import last_line
+from tomoscale.engine import bounds
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.geometry import Grid, three
-from tomoscale.ledger import Ledger, checksum, lease_owner, read_plan
+from tomoscale.lease import FOLDER, lease_owner
+from tomoscale.ledger import Ledger, checksum, read_plan
+from tomoscale.ome import LEVEL
 from tomoscale.progress import duration
-from tomoscale.volume import Volume, open_zarr
+from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.watch import find_ledger
 
 
@@ -89,16 +92,17 @@ def verify(path: str | Path) -> dict[str, Any]:
         If blocks are missing, damaged, or not what was written; the message names them.
     """
     path = Path(path)
-    folder = find_ledger(path)
+    folder = _record_of(path)
     ledger, plan = Ledger.load(folder), read_plan(folder)
-    if plan["target"] is None:
+    # Not by the plan, which may have been changed: the record of a volume lies in it.
+    if folder.name != FOLDER:
+        finished = ledger.sealed()
         done, total = int(ledger.done.sum()), int(ledger.done.size)
-        return {"path": str(path), "blocks_compared": done, "blocks": total, "finished": done == total}
-    volume = open_zarr(path, unfinished=True)
-    grid = Grid(three(plan["grid"]["shape"]), three(plan["grid"]["block_shape"]))
+        return {"path": str(path), "blocks_compared": done, "blocks": total, "finished": finished or done == total}
+    volume, grid = open_zarr(path, unfinished=True), _grid_of(folder, plan)
     if volume.shape != grid.shape:
         raise IntegrityError(
-            f"{path} has the shape {volume.shape} but was written with {grid.shape}: its metadata was changed"
+            f"{path} has the shape {volume.shape} but was written with {grid.shape}: its metadata were changed"
         )
     numbers = np.flatnonzero(ledger.done).tolist()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -108,11 +112,8 @@ def verify(path: str | Path) -> dict[str, Any]:
             f"{len(wrong)} of {len(numbers)} blocks of {path} are not what was written: {'; '.join(wrong[:3])}"
             "\nremove the volume and run its command again"
         )
-    recorded = volume.storage.identity().get("content")
-    if volume.finished and recorded is not None and recorded != ledger.content():
-        raise IntegrityError(
-            f"the record of {path} was changed after the run: remove the volume and run its command again"
-        )
+    if volume.finished:
+        _compare_record(volume, ledger, plan)
     return {
         "path": str(path),
         "blocks_compared": len(numbers),
@@ -121,9 +122,66 @@ def verify(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _compare(volume: Volume, grid: Grid, number: int, ledger: Ledger) -> str | None:
+def _record_of(path: Path) -> Path:
+    """Folder of the ledger; what was a run's, as its other files tell, must have one."""
     try:
-        values = volume.read(grid.region(number))
+        return find_ledger(path)
+    except InputError:
+        inside = path / LEVEL / FOLDER
+        if any((folder / "blocks.log").exists() for folder in (inside, path)) or inside.is_dir():
+            raise IntegrityError(
+                f"the record of {path} lacks its plan.json: remove it and run its command again"
+            ) from None
+        raise
+
+
+def _grid_of(folder: Path, plan: dict[str, Any]) -> Grid:
+    try:
+        grid = Grid(three(plan["grid"]["shape"]), three(plan["grid"]["block_shape"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{folder}/plan.json was changed ({error}): remove the output and run again") from error
+    if len(grid) != plan["n_blocks"]:
+        raise IntegrityError(
+            f"{folder}/plan.json was changed: its grid has {len(grid)} blocks, not {plan['n_blocks']}; remove the output and run again"
+        )
+    return grid
+
+
+def _compare_record(volume: Volume, ledger: Ledger, plan: dict[str, Any]) -> None:
+    """Hold the record of a finished volume, and its metadata, against what was written into the latter at the end."""
+    state = volume.storage.state() if isinstance(volume.storage, ZarrArray) else None
+    recorded = dict((state or {}).get("record", {}))
+    found = {
+        "run": {name: value for name, value in plan.items() if name != "n_blocks"},
+        "content": ledger.content(),
+        "counts": {name: values.tolist() for name, values in sorted(ledger.counts.items())},
+        **volume.described(),
+    }
+    names = {
+        "run": "plan",
+        "content": "log of blocks",
+        "counts": "counts",
+        "kind": "kind",
+        "voxel_size_um": "voxel size",
+        "layout": "layout",
+    }
+    changed = [names[name] for name, value in found.items() if name in recorded and recorded[name] != value]
+    if changed or "content" not in recorded:
+        what = ", ".join(changed) or "mark of its end"
+        raise IntegrityError(
+            f"the record or the metadata of {volume.name} were changed after the run ({what}): remove the volume and run its command again"
+        )
+
+
+def _compare(volume: Volume, grid: Grid, number: int, ledger: Ledger) -> str | None:
+    """What is wrong with a block, with its place and its shards; None where it is what was written."""
+    region = grid.region(number)
+    try:
+        values = volume.read(region)
     except (IntegrityError, InputError, OSError) as error:
-        return f"block {number}: {str(error).splitlines()[0]}"
-    return None if checksum(values) == int(ledger.checksums[number]) else f"block {number} holds other values"
+        return f"block {number} ({bounds(region)}): {str(error).splitlines()[0][:400]}"
+    if checksum(values) == int(ledger.checksums[number]):
+        return None
+    files = volume.storage.shard_files(region) if isinstance(volume.storage, ZarrArray) else []
+    names = f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}" if files else volume.name
+    return f"block {number} ({bounds(region)}) holds other values than were written, in {names}"

@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ import numpy as np
 from tomoscale.allocator import return_freed_blocks
 from tomoscale.arrays import to_device, to_host
 from tomoscale.errors import InputError, IntegrityError, PlanError, describe
+from tomoscale.frames import RECORD
 from tomoscale.geometry import Block, shift
-from tomoscale.ledger import RECORD, checksum
+from tomoscale.ledger import checksum
 from tomoscale.plan import Plan
+from tomoscale.retries import retried
 from tomoscale.step import Counts, Kernel, Measure, add_counts
 
 FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -68,7 +70,7 @@ def run_block(plan: Plan, block: Block) -> tuple[tuple[Any, ...], Counts]:
     """Read, compute, write one block; return its record and its counts."""
     return_freed_blocks()
     started = time.perf_counter()
-    values = {name: volume.read(block.read) for name, volume in plan.sources.items()}
+    values = {name: retried(partial(volume.read, block.read)) for name, volume in plan.sources.items()}
     read = time.perf_counter()
     with compute_slot(plan.resources.slots):
         waited = time.perf_counter()
@@ -87,7 +89,7 @@ def run_block(plan: Plan, block: Block) -> tuple[tuple[Any, ...], Counts]:
     digest = 0
     if isinstance(plan.step, Kernel):
         assert plan.target is not None
-        plan.target.write(block.write, result)
+        retried(partial(plan.target.write, block.write, result))
         digest = checksum(result)
     written = time.perf_counter()
     return (block.number, digest, 1, (read - started, computed - waited, written - computed)), counts

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from tomoscale.errors import IntegrityError
+from tomoscale.frames import new_records
 from tomoscale.geometry import Grid, three
-from tomoscale.ledger import lease_owner, new_records, read_plan
+from tomoscale.lease import lease_owner
+from tomoscale.ledger import read_plan
 
 WAITING, DONE, RUNNING, AGAIN, ASIDE = range(5)
 STATES = ("waiting", "done", "running", "to be tried again", "set aside")

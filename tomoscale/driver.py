@@ -7,7 +7,9 @@ preempted, or a neighbour took its memory. So a death never counts as a try:
 
     first death     the blocks of the task go back, each as a task of its own, and are tried beside all others
     second death    the block waits until everything else is done, then is tried alone: no neighbour suffers from it
-    two more        it died alone, twice: it is set aside, with its place and its first error
+    three more      it died alone, three times: it is set aside, with its place and its first error
+
+Where workers die that the block had no part in, deaths say less of it: it may then die alone more often.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 from tomoscale.block_runs import Outcome, combine, run_blocks
 from tomoscale.block_states import Spans, spans_of
 from tomoscale.errors import Interrupted, describe
-from tomoscale.ledger import Ledger, renew_lease
+from tomoscale.ledger import Ledger
 from tomoscale.plan import Plan
 from tomoscale.progress import Progress
 from tomoscale.step import Kernel
@@ -32,15 +34,26 @@ from tomoscale.workers import Pool
 ATTEMPTS = 3
 """Times a block is tried before it is set aside."""
 DEATHS = 2
-"""Workers that may die of a block among others before it is tried alone, and of it alone before it is set aside."""
+"""Workers that may die of a block among others before it is tried alone,"""
+DEATHS_ALONE = 3
+"""and of it alone before it is set aside."""
 TASK_SECONDS = 2.0
 """Blocks are grouped so that a task takes at least this long."""
 TASKS_PER_SECOND = 150.0
 """And so that no more tasks end in a second: Dask's scheduler was measured to manage some 500, whatever they do."""
 MAX_BLOCKS_PER_TASK = 512
+DEATHS_OF_OTHERS = 2
+"""Deaths of other workers that allow a block one more of its own,"""
+MORE_DEATHS = 8
+"""and the most that are allowed so."""
+ONE_DEATH_SECONDS = 1.0
+"""Tasks lost within this time were lost to one death."""
 LARGE_COUNTS_BYTES = 100_000
 """Counts larger than this are added on the workers before they travel."""
 COMBINED_TASKS = 8
+RESULT_SECONDS = 30.0
+"""What a finished task brings is waited for so long at a time: the worker that holds it may be stopped, and the run must
+go on giving signs of life meanwhile."""
 HANGING_SECONDS = 1800.0
 HANGING_TIMES = 50
 """A task that takes longer than both, the second as a multiple of what its blocks usually take, hangs: its worker is
@@ -60,8 +73,11 @@ class Task:
 class Driver:
     """Keeps a few blocks per worker in flight, records what is done, retries what failed."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, pool: Pool, watch: Progress) -> None:
+    def __init__(
+        self, plan: Plan, ledger: Ledger, pool: Pool, watch: Progress, hanging_seconds: float = HANGING_SECONDS
+    ) -> None:
         self.plan, self.ledger, self.pool, self.watch = plan, ledger, pool, watch
+        self.hanging_seconds = hanging_seconds
         self.message = pickle.dumps(plan) if pool.remote else plan
         # An array, and only what came back as Python's integers: ten million blocks are 80 MB so, and 400 MB otherwise.
         self.fresh = np.flatnonzero(~ledger.done)
@@ -73,6 +89,7 @@ class Driver:
         self.attempts: Counter[int] = Counter()
         self.raised: Counter[int] = Counter()
         self.deaths: Counter[int] = Counter()
+        self.died, self.last_death = 0, -np.inf
         self.errors: dict[int, str] = {}
         self.failures: dict[int, str] = {}
         self.n_done = int(ledger.done.sum())
@@ -142,8 +159,7 @@ class Driver:
                     self._combine()
             else:
                 self._take(future, task)
-        if self.plan.record is not None:
-            renew_lease(self.plan.record)
+        self.ledger.renew()
         self.watch.update(self.n_done, self.ledger.seconds, len(self.in_flight), self.voxels_done, self._doing)
         if time.monotonic() - self.looked > 1.0:
             self._look_after_workers()
@@ -160,11 +176,12 @@ class Driver:
         """End workers whose task hangs; stop if there is nobody left to ask for any."""
         self.looked = time.monotonic()
         self._stop_without_scheduler()
+        self.pool.mend()
         for future, task in self.in_flight.items():
             usual = HANGING_TIMES * len(task.numbers) * (self.block_seconds or 0.0)
-            if not task.combined and self.looked - task.since > max(HANGING_SECONDS, usual):
+            if not task.combined and self.looked - task.since > max(self.hanging_seconds, usual):
                 for number in task.numbers:
-                    self.errors.setdefault(number, f"it took longer than {max(HANGING_SECONDS, usual):.0f} s")
+                    self.errors.setdefault(number, f"it took longer than {max(self.hanging_seconds, usual):.0f} s")
                 self.pool.end_worker_of(future)
 
     def _stop_without_scheduler(self) -> None:
@@ -176,7 +193,12 @@ class Driver:
 
     def _take(self, future: Any, task: Task) -> None:
         try:
-            outcome: Outcome = future.result()
+            outcome: Outcome = future.result(timeout=RESULT_SECONDS)
+        except TimeoutError:
+            self._stop_without_scheduler()
+            self.in_flight[future] = task
+            self.pool.put_back(future)
+            return
         except Exception as error:
             self._stop_without_scheduler()
             self._lost(task, error)
@@ -210,8 +232,13 @@ class Driver:
             return
         text = f"its worker died: {describe(error)}"
         self.deaths.update(task.numbers)
+        if time.monotonic() - self.last_death > ONE_DEATH_SECONDS:
+            self.died, self.last_death = self.died + 1, time.monotonic()
         for number in task.numbers:
-            if task.alone and self.deaths[number] >= 2 * DEATHS:
+            others = max(0, self.died - self.deaths[number])
+            if task.alone and self.deaths[number] >= DEATHS + DEATHS_ALONE + min(
+                others // DEATHS_OF_OTHERS, MORE_DEATHS
+            ):
                 self.failures[number] = self.errors.get(number, text)
                 continue
             self.errors.setdefault(number, text)

@@ -7,25 +7,33 @@ futures, not a graph of arrays: 10^6 blocks need no more memory than 10^3.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscale.driver import Driver
+from tomoscale.driver import HANGING_SECONDS, Driver
 from tomoscale.errors import BlocksFailed, Interrupted, PlanError
 from tomoscale.geometry import Region
-from tomoscale.ledger import Ledger, drop_lease
+from tomoscale.ledger import Ledger
 from tomoscale.pace import Pace
 from tomoscale.plan import Plan
 from tomoscale.progress import Progress
+from tomoscale.retries import retried
 from tomoscale.step import Counts, Kernel
-from tomoscale.workers import make_pool
+from tomoscale.workers import Pool, make_pool
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-def run(plan: Plan, client: Client | None = None, *, progress: bool | None = None) -> Any:
+def run(
+    plan: Plan,
+    client: Client | None = None,
+    *,
+    progress: bool | None = None,
+    hanging_seconds: float = HANGING_SECONDS,
+) -> Any:
     """Compute every block of a plan that is not done yet.
 
     Parameters
@@ -35,6 +43,8 @@ def run(plan: Plan, client: Client | None = None, *, progress: bool | None = Non
         None computes in this process, with as many threads as ``plan.resources`` says.
     progress : bool or None
         Show progress on stderr; None shows it for runs that last. ``progress.jsonl`` is always written.
+    hanging_seconds : float
+        A task of a client that takes longer, and much longer than its blocks usually do, hangs: its worker is started anew.
 
     Returns
     -------
@@ -46,28 +56,29 @@ def run(plan: Plan, client: Client | None = None, *, progress: bool | None = Non
     Raises
     ------
     PlanError
-        If the output was begun with another plan, another run is writing it, or the disk is full.
+        If the output was begun with another plan, another run is writing it, or the disk is full or does not answer.
     InputError, IntegrityError
         If the data of a block cannot be used, or is not what was written.
     BlocksFailed
         If blocks failed after every retry; all others are done and recorded.
     Interrupted
-        On Ctrl-C; the same call goes on from there.
+        On Ctrl-C, if the scheduler is gone or another run took over; the same call goes on from there.
     """
     ledger = open_ledger(plan)
     try:
-        if not (ledger.done.all() and (plan.target is None or plan.target.finished)):
-            _finish_blocks(plan, ledger, client, progress)
+        finished = ledger.sealed() if plan.target is None else plan.target.finished
+        if not (ledger.done.all() and finished):
+            pool = make_pool(client, plan.resources)
+            _finish_blocks(plan, ledger, pool, progress, hanging_seconds)
         return by_measure(plan, ledger.counts) if plan.target is None else plan.target
     finally:
-        if plan.record is not None:
-            drop_lease(plan.record)
+        ledger.release()
 
 
 def open_ledger(plan: Plan) -> Ledger:
     """Open the ledger of a plan for writing, creating its target where there is none."""
     if plan.target is not None and not plan.target.exists:
-        plan.target.create()
+        retried(plan.target.create)
     elif (
         plan.target is not None
         and plan.record is not None
@@ -92,12 +103,13 @@ def by_measure(plan: Plan, counts: Counts) -> Any:
     return split if len(names) > 1 else split[names[0]]
 
 
-def _finish_blocks(plan: Plan, ledger: Ledger, client: Client | None, progress: bool | None) -> None:
-    pool = make_pool(client, plan.resources)
+def _finish_blocks(
+    plan: Plan, ledger: Ledger, pool: Pool, progress: bool | None, hanging_seconds: float = HANGING_SECONDS
+) -> None:
     # The voxels read are the work: blocks at the edge of the volume are smaller.
     pace = Pace(plan.read_voxels, plan.voxels_of(np.flatnonzero(ledger.done)), pool.window)
     watch = Progress(plan.name, len(plan.grid), int(ledger.done.sum()), plan.record, progress, pace)
-    driver = Driver(plan, ledger, pool, watch)
+    driver = Driver(plan, ledger, pool, watch, hanging_seconds)
     try:
         with watch:
             driver.run()
@@ -110,10 +122,13 @@ def _finish_blocks(plan: Plan, ledger: Ledger, client: Client | None, progress: 
         ledger.close(driver.failures)
     if driver.failures:
         raise BlocksFailed(driver.failures, {n: f"block {n} ({bounds(plan.block(n).write)})" for n in driver.failures})
+    ledger.renew()
     if plan.target is not None:
         counted = {name: values.tolist() for name, values in sorted(ledger.counts.items())}
-        record = {"run": plan.describe(), "content": ledger.content()}
-        plan.target.finish({**record, "counts": counted} if counted else record)
+        record = {"run": plan.describe(), "content": ledger.content(), **plan.target.described()}
+        retried(partial(plan.target.finish, {**record, "counts": counted} if counted else record))
+    else:
+        ledger.seal()
 
 
 def bounds(region: Region) -> str:

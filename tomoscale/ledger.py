@@ -10,8 +10,10 @@ A ledger is a folder beside what the run makes:
     proves nothing: a chunk that was never written reads as zeros.
 ``failures.json``
     First error of every block that was set aside.
-``lease.json``
-    Who runs now; a second run on the same output is refused while the lease is fresh.
+``sealed.json``
+    Of a measure whose blocks are all done: digests of its plan and its counts. Of a volume they are in its metadata.
+``lease.000001.json``
+    Who runs now (`tomoscale.lease`); a second run on the same output is refused while the lease is fresh.
 ``progress.jsonl``
     One line a second: blocks done, seconds of reading, computing and writing.
 """
@@ -20,38 +22,26 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import struct
-import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import xxhash
 
 from tomoscale.errors import IntegrityError, PlanError
+from tomoscale.frames import BATCH_BYTES, RECORD, frames_of, pack_frame
 from tomoscale.json_files import read_json
+from tomoscale.lease import Lease, output_of, take_lease
 from tomoscale.packed_counts import pack_counts, unpack_counts
+from tomoscale.retries import retried
 from tomoscale.step import Counts, add_counts
 
-RECORD = np.dtype([("number", "<u8"), ("checksum", "<u8"), ("attempts", "<u4"), ("seconds", "<f4", 3)])
-"""One finished block; `seconds` are those of reading, computing and writing."""
-
-FOLDER = ".tomoscale"
-"""Name of the ledger inside an array."""
-
-LEASE_SECONDS = 60.0
-"""A lease not renewed for this long belongs to a run that is gone."""
-
 MAX_BLOCKS = 2**26
-
-_FRAME = struct.Struct("<4sII")
-_MAGIC = b"TSL1"
 
 
 @dataclass
@@ -69,6 +59,8 @@ class Ledger:
         Sum over the finished blocks.
     seconds : (3,) float array
         Spent reading, computing and writing, summed over blocks.
+    lease : Lease or None
+        None where the ledger was opened for reading, or is in memory.
     """
 
     folder: Path | None
@@ -77,6 +69,8 @@ class Ledger:
     counts: Counts
     seconds: np.ndarray
     retries: int = 0
+    lease: Lease | None = None
+    end: int = 0
 
     @classmethod
     def in_memory(cls, n_blocks: int) -> Ledger:
@@ -112,40 +106,120 @@ class Ledger:
         path = folder / "plan.json"
         if path.exists():
             refuse_other_plan(folder, read_plan(folder), plan)
-        take_lease(folder)
+        lease = take_lease(folder)
         try:
-            if not path.exists():
-                replace_text(path, json.dumps(plan, indent=1, sort_keys=True))
+            for leftover in folder.glob(".*.json.*.partial"):
+                leftover.unlink(missing_ok=True)
+            if path.exists():
+                # Again, now that nobody else writes it.
+                refuse_other_plan(folder, read_plan(folder), plan)
+            else:
+                retried(lambda: replace_text(path, json.dumps(plan, indent=1, sort_keys=True)))
             ledger = cls.in_memory(n_blocks)
-            ledger.folder = folder
-            end, path = ledger._read_frames(), folder / "blocks.log"
-            if path.exists() and end < path.stat().st_size:
-                os.truncate(path, end)
+            ledger.folder, ledger.lease = folder, lease
+            ledger.end = ledger._read_frames()
+            ledger._cut()
+            if not ledger.done.all():
+                (folder / "sealed.json").unlink(missing_ok=True)
         except BaseException:
-            drop_lease(folder)
+            lease.drop()
             raise
         return ledger
 
     def append(self, records: np.ndarray, counts: Counts) -> None:
-        """Record finished blocks and the sum of their counts, in one frame."""
+        """Record finished blocks and the sum of their counts, in one frame.
+
+        Raises
+        ------
+        PlanError
+            If the frame cannot be written; nothing of it is kept.
+        Interrupted
+            If another run has taken over.
+        """
+        self.renew()
         if self.folder is not None:
-            payload = pack_counts(counts)
-            body = _FRAME.pack(_MAGIC, len(records), len(payload)) + records.astype(RECORD).tobytes() + payload
-            with (self.folder / "blocks.log").open("ab") as file:
-                file.write(body + struct.pack("<I", zlib.crc32(body)))
+            frame = pack_frame(records, counts)
+            try:
+                retried(lambda: self._write(frame))
+            except OSError as error:
+                raise unwritten(self.folder, error) from error
+            self.end += len(frame)
         self._accept(records, counts)
 
+    def renew(self) -> None:
+        """Show that the run is alive, and raise `Interrupted` if another has taken over."""
+        if self.lease is not None:
+            self.lease.renew()
+
+    def release(self) -> None:
+        """Give the output free."""
+        if self.lease is not None:
+            self.lease.drop()
+
     def close(self, failures: Mapping[int, str]) -> None:
-        """Put the ledger on disk, with the blocks that failed for good and their first error."""
+        """Put the ledger on disk, with the blocks that failed for good and their first error.
+
+        Raises
+        ------
+        PlanError
+            If it cannot be written.
+        """
         if self.folder is None:
             return
-        replace_text(
-            self.folder / "failures.json", json.dumps({str(k): v for k, v in sorted(failures.items())}, indent=1)
-        )
-        path = self.folder / "blocks.log"
-        if path.exists():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        folder, text = self.folder, json.dumps({str(k): v for k, v in sorted(failures.items())}, indent=1)
+        try:
+            retried(lambda: replace_text(folder / "failures.json", text))
+            retried(lambda: _sync(folder / "blocks.log"))
+        except OSError as error:
+            raise unwritten(folder, error) from error
+
+    def seal(self) -> None:
+        """Write down that a measure is finished, so that `sealed` finds whatever of its record is changed afterwards."""
+        if self.folder is not None:
+            path, text = self.folder / "sealed.json", json.dumps(self._seal(), indent=1)
+            retried(lambda: replace_text(path, text))
+
+    def sealed(self) -> bool:
+        """Whether a measure was finished.
+
+        Raises
+        ------
+        IntegrityError
+            If its record is not what it was then.
+        """
+        path = None if self.folder is None else self.folder / "sealed.json"
+        if path is None or not path.exists():
+            return False
+        recorded = read_json(path, "seal of a run", "remove the output and run again", IntegrityError)
+        changed = [name for name, digest in self._seal().items() if recorded.get(name) != digest]
+        if changed:
+            raise IntegrityError(
+                f"the record of {self.folder} was changed after the run ({', '.join(changed)}): remove it and run its command again"
+            )
+        return True
+
+    def _seal(self) -> dict[str, str]:
+        assert self.folder is not None
+        plan = json.dumps(read_plan(self.folder), sort_keys=True)
+        return {
+            "plan": xxhash.xxh3_128_hexdigest(plan.encode()),
+            "blocks": self.content(),
+            "done": xxhash.xxh3_128_hexdigest(np.packbits(self.done).tobytes()),
+            "counts": xxhash.xxh3_128_hexdigest(pack_counts(self.counts)),
+        }
+
+    def _write(self, frame: bytes) -> None:
+        """Append a frame behind the last whole one."""
+        assert self.folder is not None
+        self._cut()
+        with (self.folder / "blocks.log").open("ab") as file:
+            file.write(frame)
+
+    def _cut(self) -> None:
+        """Remove what a crash or a failed write left behind the last whole frame."""
+        path = None if self.folder is None else self.folder / "blocks.log"
+        if path is not None and path.exists() and path.stat().st_size > self.end:
+            os.truncate(path, self.end)
 
     def failures(self) -> dict[int, str]:
         """Return the blocks set aside by the last run that are still not done."""
@@ -164,7 +238,7 @@ class Ledger:
 
     def records(self) -> np.ndarray:
         """Record of every finished block, in the order they finished: (n,) array of `RECORD`; empty in memory."""
-        return np.concatenate([np.zeros(0, RECORD), *(records for records, _, _ in self._frames())])
+        return np.concatenate([np.zeros(0, RECORD), *(records for records, _, _ in frames_of(self.folder))])
 
     def content(self) -> str:
         """Digest of all blocks' checksums in order: equal for equal results on one grid."""
@@ -172,43 +246,45 @@ class Ledger:
 
     def _read_frames(self) -> int:
         """Read every whole frame; return where the last one ends."""
-        last = 0
-        for records, payload, end in self._frames():
-            try:
-                self._accept(records, unpack_counts(payload))
-            except (
-                ValueError,
-                TypeError,
-                KeyError,
-                ArithmeticError,
-                RecursionError,
-                struct.error,
-                zlib.error,
-            ) as error:
-                raise IntegrityError(
-                    f"the log of blocks in {self.folder} holds counts that cannot be read ({error}): remove the output and run "
-                    "again"
-                ) from error
-            last = end
-        return last
+        end, counts, batch = 0, dict[str, np.ndarray](), bytearray()
+        for records, payload, frame_end in frames_of(self.folder):
+            end = frame_end
+            self._add(counts, payload)
+            # Many frames hold one block each: they are taken in together, and never all at once.
+            batch += records.tobytes()
+            if len(batch) >= BATCH_BYTES:
+                self._accept(np.frombuffer(bytes(batch), RECORD), {})
+                batch.clear()
+        self._accept(np.frombuffer(bytes(batch), RECORD), counts)
+        return end
 
-    def _frames(self) -> Iterator[tuple[np.ndarray, memoryview, int]]:
-        """Records and packed counts of every whole frame of the log, and where it ends."""
-        path = None if self.folder is None else self.folder / "blocks.log"
-        if path is None or not path.exists() or path.stat().st_size == 0:
-            return
-        # Mapped, not read: a log of histograms may be larger than memory.
-        view, position = memoryview(np.memmap(path, np.uint8, "r")), 0  # type: ignore[arg-type]
-        while (end := _frame_end(view, position)) is not None:
-            _, n_records, payload = _FRAME.unpack_from(view, position)
-            first = position + _FRAME.size
-            last = first + n_records * RECORD.itemsize
-            yield np.frombuffer(view[first:last], RECORD), view[last : last + payload], end
-            position = end
+    def _add(self, counts: Counts, payload: memoryview) -> None:
+        """Add packed counts to others, in place."""
+        try:
+            for name, values in unpack_counts(payload).items():
+                if name in counts:
+                    counts[name] += values
+                else:
+                    counts[name] = values
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            ArithmeticError,
+            RecursionError,
+            struct.error,
+            zlib.error,
+        ) as error:
+            raise IntegrityError(
+                f"the log of blocks in {self.folder} holds counts that cannot be read ({error}): remove the output and run "
+                "again"
+            ) from error
 
     def _accept(self, records: np.ndarray, counts: Counts) -> None:
         numbers = records["number"]
-        if numbers.size and (int(numbers.max()) >= self.done.size or self.done[numbers.astype(np.intp)].any()):
+        twice = numbers.size > 1 and np.unique(numbers).size < numbers.size
+        beyond = numbers.size and int(numbers.max()) >= self.done.size
+        if numbers.size and (twice or beyond or self.done[numbers.astype(np.intp)].any()):
             raise IntegrityError(
                 f"the log of blocks in {self.folder} records a block twice or one that does not exist: "
                 "the ledger was changed by hand or by two runs; remove the output and run again"
@@ -253,105 +329,36 @@ def refuse_other_plan(folder: Path, recorded: Mapping[str, Any], wanted: Mapping
         )
 
 
-def take_lease(folder: Path) -> None:
-    """Make this process the only one that runs on an output.
-
-    Raises
-    ------
-    PlanError
-        If another living run holds the lease; the message names its owner and age.
-    """
-    path = folder / "lease.json"
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            owner = lease_owner(folder)
-            if owner is not None:
-                raise PlanError(
-                    f"{output_of(folder)} is being written by {owner}: wait for it to end, or stop it first"
-                ) from None
-            with suppress(FileNotFoundError):
-                path.unlink()
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"host": socket.gethostname(), "process": os.getpid(), "started": time.time()}, file)
-        return
-    raise PlanError(f"{output_of(folder)} is being taken by another run at this moment: wait for it to end")
-
-
-def renew_lease(folder: Path) -> None:
-    """Show that the run is alive."""
-    with suppress(FileNotFoundError):
-        os.utime(folder / "lease.json")
-
-
-def drop_lease(folder: Path) -> None:
-    """Give the output free."""
-    with suppress(FileNotFoundError):
-        (folder / "lease.json").unlink()
-
-
-def lease_owner(folder: Path) -> str | None:
-    """Who runs on an output now, in words; None if nobody does."""
-    path = folder / "lease.json"
-    try:
-        age = time.time() - path.stat().st_mtime
-        lease = json.loads(path.read_text() or "{}")
-        process = lease.get("process", -1)
-        gone = lease.get("host") == socket.gethostname() and not psutil.pid_exists(process)
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None  # nobody writes such a lease
-    if gone or age > LEASE_SECONDS:
-        return None
-    return f"process {process} on {lease.get('host')} (last sign of life {age:.0f} s ago)"
-
-
-def output_of(folder: Path) -> Path:
-    """Output that a ledger belongs to: the volume it lies in, or the record itself."""
-    return folder.parents[1] if folder.name == FOLDER else folder
+def unwritten(path: Path, error: OSError) -> PlanError:
+    """What to raise where a record cannot be written."""
+    return PlanError(
+        f"{path} cannot be written: {error.strerror or error}; finished blocks are kept, mend this and go on"
+    )
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text + "\n")
-    partial.replace(path)
+    try:
+        with partial.open("w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _sync(path: Path) -> None:
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def checksum(values: np.ndarray) -> int:
     """64-bit checksum of a block's values."""
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).data)
-
-
-def new_records(folder: Path, start: int) -> tuple[np.ndarray, int]:
-    """Records that the log of blocks holds from byte `start` on, and where its last whole frame ends.
-
-    For those who follow a run: counts are not unpacked, and what was read before is not read again.
-    """
-    found, position = [np.zeros(0, RECORD)], start
-    with (folder / "blocks.log").open("rb") as file:
-        if file.seek(0, os.SEEK_END) <= start:
-            return found[0], start
-        view = memoryview(np.memmap(file, np.uint8, "r"))  # type: ignore[arg-type]
-        while (end := _frame_end(view, position)) is not None:
-            _, n_records, _ = _FRAME.unpack_from(view, position)
-            first = position + _FRAME.size
-            found.append(np.frombuffer(view[first : first + n_records * RECORD.itemsize], RECORD).copy())
-            position = end
-    return np.concatenate(found), position
-
-
-def _frame_end(view: memoryview, position: int) -> int | None:
-    """Where the frame at `position` ends, or None if it is not whole."""
-    if position + _FRAME.size > len(view):
-        return None
-    magic, n_records, payload = _FRAME.unpack_from(view, position)
-    end = position + _FRAME.size + n_records * RECORD.itemsize + payload
-    if magic != _MAGIC or end + 4 > len(view):
-        return None
-    (expected,) = struct.unpack_from("<I", view, end)
-    return end + 4 if zlib.crc32(view[position:end]) == expected else None
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

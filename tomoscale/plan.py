@@ -16,7 +16,8 @@ import tomoscale
 from tomoscale.blocking import choose_block, chunk_for, shard_of, writing_unit
 from tomoscale.errors import InputError
 from tomoscale.geometry import Block, Grid, Halo, Region, Shape, Spacing, three
-from tomoscale.ledger import FOLDER, read_plan
+from tomoscale.lease import FOLDER
+from tomoscale.ledger import read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
 from tomoscale.resources import Resources, compiled_before, this_machine

@@ -138,7 +138,8 @@ class Progress:
             **dict(zip(("read_s", "compute_s", "write_s"), (round(float(s), 3) for s in seconds), strict=True)),
             **{name: spans for name, spans in (doing or {}).items() if spans},
         }
-        with self.file.open("a") as file:
+        # For those who watch alone: no run fails for it, and a full disk is told of by the ledger.
+        with suppress(OSError), self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 

@@ -26,7 +26,7 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
 from tomoscale.geometry import Halo, Shape, Spacing, three
 from tomoscale.kernels.coarsen import mean_cells, mode_cells
-from tomoscale.ledger import FOLDER, lease_owner
+from tomoscale.lease import FOLDER, lease_owner
 from tomoscale.ome import LABELS, LEVEL, STATE, STATE_VERSION, OmeVersion, level_factors, multiscales
 from tomoscale.plan import Plan, begun_block, plan_map
 from tomoscale.step import Kernel

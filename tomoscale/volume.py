@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -195,6 +196,12 @@ class Volume:
         size = None if self.voxel_size_um is None else list(self.voxel_size_um)
         return {**self.storage.identity(), "shape": list(self.shape), "dtype": self.dtype.name, "voxel_size_um": size}
 
+    def described(self) -> dict[str, Any]:
+        """What the metadata say of the voxels: kept by a finished run, so that a change of them is found (JSON values)."""
+        size = None if self.voxel_size_um is None else list(self.voxel_size_um)
+        layout = self.storage.layout_digest() if isinstance(self.storage, ZarrArray) else None
+        return {"kind": self.kind, "voxel_size_um": size, "layout": layout}
+
     def _checked(self, region: Sequence[slice]) -> Region:
         if len(region) != 3 or not all(isinstance(r, slice) and r.step in (None, 1) for r in region):
             raise ValueError(f"{self.name}: a region is three slices (z, y, x) without steps, got {region!r}")
@@ -270,6 +277,10 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
         raise ValueError(f"{path}: shape and dtype must be given, or like=another volume")
     shape, dtype = _positive(shape, "shape"), np.dtype(dtype).newbyteorder("=")
     kind = kind or ("mask" if dtype.kind == "b" else "grey")
+    if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(path)):
+        raise ValueError(
+            f"{path} is an address: volumes are written to file systems alone; give a path, and copy it afterwards"
+        )
     _check_kind(path, kind, dtype)
     version = _zarr_version(path, ome_version)
     edge = CHUNK_VOXELS if version == 3 else PLAIN_CHUNK_VOXELS

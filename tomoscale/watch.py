@@ -15,7 +15,8 @@ from typing import Any, TypeGuard
 
 from tomoscale.block_states import last_line
 from tomoscale.errors import InputError, IntegrityError
-from tomoscale.ledger import FOLDER, Ledger, lease_owner, read_plan
+from tomoscale.lease import FOLDER, lease_owner
+from tomoscale.ledger import Ledger, read_plan
 from tomoscale.plan import ledger_folder
 from tomoscale.progress import Display, duration, in_notebook, make_display
 

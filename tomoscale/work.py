@@ -13,10 +13,12 @@ from typing import Any
 from tomoscale.block_summary import block_summary
 from tomoscale.cluster import connect, expected_resources, resources_of
 from tomoscale.dashboard import dashboards_through_hub, link_html, link_of, show_link
+from tomoscale.driver import HANGING_SECONDS
 from tomoscale.engine import run
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.geometry import Shape
-from tomoscale.ledger import Ledger, lease_owner, read_plan
+from tomoscale.lease import lease_owner
+from tomoscale.ledger import Ledger, read_plan
 from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
@@ -42,6 +44,8 @@ class Work:
         Remove an output that is in the way.
     progress : bool or None
         As for `run`.
+    hanging_seconds : float
+        As for `run`.
     runs : list of dict
         What was run: name, plan as a table, seconds; for reports.
     """
@@ -52,6 +56,7 @@ class Work:
     plan_only: bool = False
     overwrite: bool = False
     progress: bool | None = None
+    hanging_seconds: float = HANGING_SECONDS
     runs: list[dict[str, Any]] = field(default_factory=list)
 
     def map(self, kernel: Kernel, source: Volume | Mapping[str, Volume], target: str | Path, **what: Any) -> Volume:
@@ -110,7 +115,7 @@ class Work:
             print(plan, end="\n\n")
             return None
         started = time.perf_counter()
-        result = run(plan, self.client, progress=self.progress)
+        result = run(plan, self.client, progress=self.progress, hanging_seconds=self.hanging_seconds)
         ledger = Ledger.load(plan.record) if plan.record is not None else None
         seconds = [0.0, 0.0, 0.0] if ledger is None else [round(float(s), 2) for s in ledger.seconds]
         self.runs.append(

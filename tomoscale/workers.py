@@ -14,6 +14,10 @@ from tomoscale.resources import Resources
 
 UNREACHED_SECONDS = 60.0
 """A scheduler that did not answer for this long is gone."""
+ANSWER_SECONDS = 10.0
+"""For one question to it: the driver must go on giving signs of life meanwhile."""
+ASKED_SECONDS = 1.0
+"""The number of workers is not asked for more often."""
 
 
 class Pool(Protocol):
@@ -41,6 +45,12 @@ class Pool(Protocol):
 
     def end_worker_of(self, future: Any) -> None:
         """End the worker that runs a task, which then fails; does nothing where that is not possible."""
+
+    def put_back(self, future: Any) -> None:
+        """Let `next_done` return a task again whose result did not arrive in time."""
+
+    def mend(self) -> None:
+        """Start workers anew that were given up, where that is the pool's own business."""
 
     def close(self) -> None:
         """Drop what has not started and wait for what has."""
@@ -82,6 +92,13 @@ class ThreadPool:
     def end_worker_of(self, future: Future[Any]) -> None:
         """Do nothing: a thread cannot be ended."""
 
+    def put_back(self, future: Future[Any]) -> None:
+        """Let `next_done` return a task again."""
+        self.ended.put(future)
+
+    def mend(self) -> None:
+        """Do nothing: threads do not die."""
+
     def close(self) -> None:
         """Wait for running blocks, drop the others."""
         self.executor.shutdown(wait=True, cancel_futures=True)
@@ -100,12 +117,23 @@ class DaskPool:
         self.ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.live: set[Any] = set()
         self.reached = time.monotonic()
+        self.asked = -ASKED_SECONDS
+        self.threads: dict[str, int] = {}
 
     @property
     def window(self) -> int:
         """One task a thread, and one more a worker that waits on the scheduler: a worker never asks in vain."""
-        threads: dict[str, int] = self.client.nthreads()
-        return max(1, sum(threads.values()) + len(threads))
+        self._ask()
+        return max(1, sum(self.threads.values()) + len(self.threads))
+
+    def _ask(self) -> None:
+        """Ask the scheduler for its workers; it may be gone, or be stopped and never answer."""
+        if time.monotonic() - self.asked < ASKED_SECONDS:
+            return
+        with suppress(OSError, RuntimeError, ValueError):
+            self.threads = self.client.sync(self.client.scheduler.ncores, callback_timeout=ANSWER_SECONDS)
+            self.reached = time.monotonic()
+        self.asked = time.monotonic()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Start a task; never taken for one that was run before."""
@@ -129,9 +157,8 @@ class DaskPool:
 
     @property
     def gone(self) -> bool:
-        """Whether the client has given up its scheduler."""
-        if self.client.status == "running":
-            self.reached = time.monotonic()
+        """Whether the client has given up its scheduler, or that does not answer."""
+        self._ask()
         return bool(self.client.status in ("closing", "closed") or time.monotonic() - self.reached > UNREACHED_SECONDS)
 
     def end_worker_of(self, future: Any) -> None:
@@ -140,6 +167,23 @@ class DaskPool:
             processing = self.client.processing()
             workers = [address for address, keys in processing.items() if future.key in keys]
             self.client.restart_workers(workers, timeout=30, raise_for_error=False)
+
+    def put_back(self, future: Any) -> None:
+        """Let `next_done` return a task again: it is computed anew where its result died with a worker."""
+        self.live.add(future)
+        future.add_done_callback(self.ended.put)
+
+    def mend(self) -> None:
+        """Start workers of this machine anew that Dask gave up: it does not replace those that take long to come back."""
+        from distributed import LocalCluster  # loaded already, with the client
+
+        cluster = self.client.cluster
+        if isinstance(cluster, LocalCluster):
+            for name, worker in list(cluster.workers.items()):
+                if worker.status.name in ("closed", "failed"):
+                    cluster.workers.pop(name, None)
+            if len(cluster.workers) < len(cluster.worker_spec):
+                cluster.scale(len(cluster.worker_spec))
 
     def close(self) -> None:
         """Cancel what is still in flight."""

@@ -128,14 +128,23 @@ class ZarrArray:
         self._check_write(region, values)
         store, chunks = _opened(self)
         chunks.check_links(self._shards(region))
-        # A shard that reaches past the end of the array is never covered whole, so its old file would be read and merged,
-        # and a damaged one could not be overwritten. It belongs to this block alone: it goes first.
-        for shard in self._shards(region):
-            if any((p + 1) * s > n for p, s, n in zip(shard, self.shard_shape, self.shape, strict=True)):
-                self._shard_file(shard).unlink(missing_ok=True)
-        with _translated(self, region, writing=True):
-            # Waited for below, so the values may be read in place: without that they are copied whole first.
-            store[region].write(values, can_reference_source_data_indefinitely=True).result()
+        try:
+            self._write(store, region, values)
+        except InputError:
+            # A shard that reaches past the end of the array is never covered whole, so its old file is read and merged,
+            # and one that is damaged cannot be. Only then it goes first: whoever writes it a second time, because it was
+            # taken for dead, must not leave nothing when it ends in between.
+            clipped = [
+                shard
+                for shard in self._shards(region)
+                if any((p + 1) * s > n for p, s, n in zip(shard, self.shard_shape, self.shape, strict=True))
+            ]
+            old = [file for file in map(self._shard_file, clipped) if file.exists()]
+            if not old:
+                raise
+            for file in old:
+                file.unlink(missing_ok=True)
+            self._write(store, region, values)
 
     def create(self, attributes: dict[str, Any]) -> None:
         """Put the metadata of an array without voxels on disk, at once or not at all.
@@ -213,6 +222,17 @@ class ZarrArray:
                 digest.update(line.encode())
         return {"volume": Path(self.directory).name, "array": self.inside, "sha256": digest.hexdigest()[:32]}
 
+    def layout_digest(self) -> str:
+        """Digest of what the array's metadata say, without attributes: shape, type, chunks and how they are encoded."""
+        node = read_node(Path(self.directory, self.inside))
+        layout = {} if node is None else {k: v for k, v in node.metadata.items() if k != "attributes"}
+        return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _write(self, store: Any, region: Region, values: np.ndarray) -> None:
+        with _translated(self, region, writing=True):
+            # Waited for here, so the values may be read in place: without that they are copied whole first.
+            store[region].write(values, can_reference_source_data_indefinitely=True).result()
+
     @property
     def _described(self) -> Path:
         """Folder whose attributes hold our state."""
@@ -221,6 +241,10 @@ class ZarrArray:
     @property
     def _chunk_folder(self) -> Path:
         return Path(self.directory, self.inside, *(["c"] if self.version == 3 else []))
+
+    def shard_files(self, region: Region) -> list[Path]:
+        """Files of the shards that hold a region."""
+        return [self._shard_file(position) for position in self._shards(region)]
 
     def _shard_file(self, position: tuple[int, ...]) -> Path:
         return self._chunk_folder.joinpath(*map(str, position))

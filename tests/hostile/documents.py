@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.hostile.case import CANARY, Case, deflated_zeros, made
-from tomoscale.ledger import RECORD
+from tomoscale.frames import RECORD
 from tomoscale.segmentation.segment import SHIPPED_MODEL
 
 Change = Callable[[dict[str, Any]], object]
@@ -167,7 +167,8 @@ def ledger(here: Path, plan: Any = None, log: bytes = b"", **files: Any) -> None
     folder.mkdir()
     said = {"n_blocks": 8, "step": ["count"], "target": None, "program": "tomoscale 0.1.0", **(plan or {})}
     contents = {"plan": said, **files}
-    for name, content in contents.items():
+    for key, content in contents.items():
+        name = "lease.000001" if key == "lease" else key
         (folder / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
     if log:
         (folder / "blocks.log").write_bytes(log)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.blocks import seeds
 from tomoscale.block_summary import FIELDS_PER_AXIS, block_summary
 from tomoscale.errors import InputError
-from tomoscale.ledger import RECORD
+from tomoscale.frames import RECORD
 from tomoscale.report.block_map import block_chart, block_plates
 
 grids = st.tuples(*[st.integers(1, 21)] * 3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -17,6 +17,7 @@ from tomoscale.cluster.settings import (
     LOOPBACK,
     LOOPBACK_ANY_PORT,
     SETTINGS,
+    START_SECONDS,
     thread_environment,
 )
 from tomoscale.errors import PlanError
@@ -50,25 +51,43 @@ def local(processes: int | None = None, memory_bytes: int | None = None) -> Iter
     import dask
     from distributed import Client, LocalCluster, Security
 
-    environment = {"distributed.nanny.pre-spawn-environ": thread_environment(max(1, cores // processes))}
+    own = {
+        "distributed.nanny.pre-spawn-environ": thread_environment(max(1, cores // processes)),
+        # By default a worker that is not back 15 s after it died is given up: a busy machine takes longer to start one.
+        "distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s",
+    }
     with (
-        dask.config.set({**SETTINGS, **environment}),
-        LocalCluster(
-            n_workers=processes,
-            threads_per_worker=1 + IO_THREADS,
-            memory_limit=memory_bytes,
-            host=LOOPBACK,
-            dashboard_address=LOOPBACK_ANY_PORT,
-            processes=True,
-            protocol="tls",
-            # Other users of this machine reach the loopback address too.
-            security=Security.temporary(),
-            # What matters is told by the run itself; Dask also logs each connection that ends with the cluster.
-            silence_logs=logging.CRITICAL,
+        dask.config.set({**SETTINGS, **own}),
+        ended(
+            LocalCluster(
+                n_workers=processes,
+                threads_per_worker=1 + IO_THREADS,
+                memory_limit=memory_bytes,
+                host=LOOPBACK,
+                dashboard_address=LOOPBACK_ANY_PORT,
+                processes=True,
+                protocol="tls",
+                # Other users of this machine reach the loopback address too.
+                security=Security.temporary(),
+                # What matters is told by the run itself; Dask also logs each connection that ends with the cluster.
+                silence_logs=logging.CRITICAL,
+                death_timeout=START_SECONDS,
+            )
         ) as cluster,
         Client(cluster) as client,
     ):
         yield client
+
+
+@contextmanager
+def ended(cluster: Any) -> Iterator[Any]:
+    """Give a cluster of this machine and end it, also where one of its workers is stopped or busy: no error comes of that."""
+    try:
+        yield cluster
+    finally:
+        # Dask kills a process that does not end in time, gives it no time for that, and raises; it is gone in a moment.
+        with suppress(TimeoutError):
+            cluster.__exit__(None, None, None)
 
 
 @contextmanager

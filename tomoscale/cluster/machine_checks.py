@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tomoscale.cluster.facts import PACKAGES, Facts, Finding, Machine
-from tomoscale.ledger import LEASE_SECONDS
+from tomoscale.lease import LEASE_SECONDS
 
 GIB = 2**30
 LEAST_FREE_BYTES = 10 * GIB

@@ -13,6 +13,9 @@ IO_THREADS = 1
 GPU_THREADS = 1 + 2 * IO_THREADS
 """Threads of a GPU worker: one block is computed while the next is read and the last is written."""
 
+START_SECONDS = 60
+"""A worker process of this machine that takes longer to start is given up and replaced."""
+
 SETTINGS: Mapping[str, Any] = {
     # One death is enough to suspect a block: it is then tried alone, which names the guilty one.
     "distributed.scheduler.allowed-failures": 0,

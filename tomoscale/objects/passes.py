@@ -240,6 +240,7 @@ def _digest(folder: Path) -> str:
 
 def _clear(folder: Path) -> None:
     """Remove what a finished target needs no more; first what says that it is there."""
-    (folder / "blocks.log").unlink(missing_ok=True)
+    for name in ("sealed.json", "blocks.log"):
+        (folder / name).unlink(missing_ok=True)
     for name in ("pieces", DECIDED):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -101,7 +101,8 @@ def object_table(source: Volume | str | Path, target: str | Path, *, work: Work 
         for part in summed(folder / "parts", grid):
             write(figures(part, volume.voxel_size_um))
     replace_text(folder / _FINISHED, json.dumps(wanted))
-    (folder / "blocks.log").unlink(missing_ok=True)
+    for name in ("sealed.json", "blocks.log"):
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     return target
 
