@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.formats import open_volume
+from tomoscale.formats.bucket import BucketArray
 from tomoscale.geometry import Spacing
 from tomoscale.notebook.preview import levels_of
 from tomoscale.notebook.probe import Probe, read_probe
@@ -138,7 +139,8 @@ def _state(volume: Volume) -> str:
     if volume.finished:
         return (
             "finished"
-            if isinstance(volume.storage, ZarrArray) and volume.storage.state() is not None
+            if (isinstance(volume.storage, ZarrArray) and volume.storage.state() is not None)
+            or (isinstance(volume.storage, BucketArray) and volume.storage.complete)
             else "not written by tomoscale, taken as it is"
         )
     try:

@@ -193,6 +193,9 @@ def workers(text: str) -> str:
     return text
 
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/{1,2}[^/]", re.IGNORECASE)
+
+
 def input_path(text: str) -> str:
     """Something that is there already: a file, a folder, or a dataset in a file (``scan.h5::/entry/data``)."""
     return _path(text)
@@ -200,6 +203,10 @@ def input_path(text: str) -> str:
 
 def output_path(text: str) -> Path:
     """Something this command makes."""
+    if _ADDRESS.match(text):
+        raise argparse.ArgumentTypeError(
+            f"{text[:80]!r} is an address: results are written to file systems alone; give a path, and copy what it holds afterwards"
+        )
     return Path(_path(text))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tomoscale.errors import InputError
+from tomoscale.formats.bucket import is_bucket, open_bucket
 from tomoscale.formats.dicom import is_dicom, open_dicom
 from tomoscale.formats.hdf5 import open_hdf5
 from tomoscale.formats.matlab import is_matlab, open_matlab
@@ -21,6 +22,7 @@ from tomoscale.volume import Volume, open_zarr
 
 __all__ = [
     "RawLayout",
+    "open_bucket",
     "open_dicom",
     "open_hdf5",
     "open_matlab",
@@ -56,7 +58,8 @@ def open_volume(
     path : path
         A Zarr array or group, a folder of TIFF slices, a multi-page TIFF, an HDF5 file, also as
         ``"scan.h5::/entry/data"``, MATLAB, NIfTI, MetaImage, NRRD,
-        DICOM (also a folder of it), Scanco, or voxels without a header.
+        DICOM (also a folder of it), Scanco, or voxels without a header; or ``s3://bucket/path`` of a Zarr array or group
+        in an object store.
     voxel_size_um : (z, y, x), or one length for all
         In micrometres; needed where the file states none, and must agree where it does.
     dataset : str, optional
@@ -74,6 +77,8 @@ def open_volume(
         If `dataset` or `raw` is given for what has no use for it.
     """
     place, dataset = _split(os.fspath(path), dataset)
+    if is_bucket(place):
+        return open_bucket(place, array=dataset, voxel_size_um=voxel_size_um)
     _check_there(place)
     if raw is not None:
         _refuse_dataset(place, dataset, "a file of raw voxels")
