@@ -7,6 +7,7 @@ import math
 import operator
 import struct
 import zlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,18 +45,25 @@ def unpack_counts(payload: memoryview) -> Counts:
     if length > MAX_NAMES_BYTES:
         raise ValueError(f"the names of counts take {length} bytes")
     # No more is unpacked than the names and shapes ask for.
-    arrays = [
-        (name, np.dtype(dtype), tuple(map(operator.index, shape)))
-        for name, dtype, shape in json.loads(_next_bytes(decoder, length))
-    ]
-    total = sum(dtype.itemsize * math.prod(shape) for _, dtype, shape in arrays)
-    if total > MAX_COUNTS_BYTES or any(dtype.kind not in "biuf" for _, dtype, _ in arrays):
-        raise ValueError(f"counts of {total} bytes, or of things that are no numbers")
+    arrays, total = _arrays(_next_bytes(decoder, length))
     data, counts, position = _next_bytes(decoder, total), {}, 0
-    for name, dtype, shape in arrays:
-        counts[str(name)] = np.frombuffer(data, dtype, math.prod(shape), position).reshape(shape).copy()
-        position += math.prod(shape) * dtype.itemsize
+    for name, dtype, shape, size in arrays:
+        counts[name] = np.frombuffer(data, dtype, size, position).reshape(shape).copy()
+        position += size * dtype.itemsize
     return counts
+
+
+@lru_cache(maxsize=16)
+def _arrays(header: bytes) -> tuple[tuple[tuple[str, np.dtype[Any], tuple[int, ...], int], ...], int]:
+    """Name, type, shape and size of each array, and bytes of all; they are the same in every frame of a run."""
+    described = [
+        (str(name), np.dtype(dtype), tuple(map(operator.index, shape))) for name, dtype, shape in json.loads(header)
+    ]
+    arrays = tuple((name, dtype, shape, math.prod(shape)) for name, dtype, shape in described)
+    total = sum(dtype.itemsize * size for _, dtype, _, size in arrays)
+    if total > MAX_COUNTS_BYTES or any(dtype.kind not in "biuf" for _, dtype, _, _ in arrays):
+        raise ValueError(f"counts of {total} bytes, or of things that are no numbers")
+    return arrays, total
 
 
 def _next_bytes(decoder: Any, count: int) -> bytes:
