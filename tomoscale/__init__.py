@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tomoscale.segmentation.segment import segment as segment
     from tomoscale.studies import implant as implant
     from tomoscale.thresholding import threshold as threshold
+    from tomoscale.training.cross_validation import cross_validate as cross_validate
     from tomoscale.volume import Volume as Volume
     from tomoscale.volume import create_volume as create_volume
     from tomoscale.work import Work as Work
@@ -50,6 +51,7 @@ _HOMES = {
     "components": "objects.components",
     "convert": "commands",
     "create_volume": "volume",
+    "cross_validate": "training.cross_validation",
     "distance": "objects.distance",
     "export_volume": "formats.export",
     "import_nnunet": "networks.importing",

@@ -13,11 +13,14 @@ from tomoscale.cli import values
 from tomoscale.configuration import ConfigurationError, Setting
 
 if TYPE_CHECKING:
+    from tomoscale.geometry import Spacing
     from tomoscale.training.samples import Data, Sample
 
-DATA_KEYS = ("classes", "training", "validation", "voxel-size", "folder")
+DATA_KEYS = ("classes", "voxel-size", "folder")
 SAMPLE_KEYS = ("name", "grey", "labels", "mask", "slices")
-OTHER_KEYS = ("preset", "output", "name")
+OTHER_KEYS = ("preset", "output", "name", "start-from")
+PARTS = ("training", "validation")
+"""Lists of samples of a training; other commands have other lists."""
 
 
 def recipe_keys() -> tuple[str, ...]:
@@ -27,7 +30,13 @@ def recipe_keys() -> tuple[str, ...]:
     return tuple(_key(f.name) for f in fields(Recipe))
 
 
-def read(path: str | Path, data_folder: str | None = None) -> dict[str, Any]:
+def read(
+    path: str | Path,
+    data_folder: str | None = None,
+    *,
+    parts: Mapping[str, Sequence[str]] | None = None,
+    more: Sequence[str] = (),
+) -> dict[str, Any]:
     """Read a configuration, without opening any volume.
 
     Parameters
@@ -35,11 +44,16 @@ def read(path: str | Path, data_folder: str | None = None) -> dict[str, Any]:
     path : path
     data_folder : path, optional
         In place of the configuration's ``folder``: paths of samples are relative to it.
+    parts : mapping, optional
+        Keys with lists of samples, and what a sample there may say beyond `SAMPLE_KEYS`; by default those of a training.
+    more : sequence of str
+        Other keys that are allowed.
 
     Returns
     -------
     dict
-        ``recipe``, ``name``, ``output`` (path or None), ``data``: what `data_of` opens.
+        ``recipe``, ``name``, ``output`` and ``start_from`` (path or None), ``data``: what opens the samples; ``more``: the
+        settings of the other keys.
 
     Raises
     ------
@@ -50,33 +64,43 @@ def read(path: str | Path, data_folder: str | None = None) -> dict[str, Any]:
     from tomoscale.training.recipe import Recipe
 
     root = configuration.load(path)
-    keys = (*OTHER_KEYS, *DATA_KEYS, *recipe_keys())
-    top = configuration.check_keys(root, keys, ("classes", "training", "validation"))
+    lists = dict.fromkeys(PARTS, ()) if parts is None else parts
+    keys = (*OTHER_KEYS, *DATA_KEYS, *lists, *more, *recipe_keys())
+    top = configuration.check_keys(root, keys, ("classes", *lists))
     start = Recipe()
     if "preset" in top:
         start = _told(top["preset"], preset, top["preset"].text("the name of a preset"))
-    parts = {k: v for k, v in top.items() if k in recipe_keys()}
-    recipe = part_of(Setting(parts, root.file, root.line, ""), start)
+    said = {k: v for k, v in top.items() if k in recipe_keys()}
+    recipe = part_of(Setting(said, root.file, root.line, ""), start)
     folder = Path(data_folder) if data_folder is not None else _relative(top.get("folder"), root.file.parent)
     output = _relative(top["output"], root.file.parent) if "output" in top else None
     name = top["name"].text("what the network is called") if "name" in top else root.file.stem
-    data = {k: v for k, v in top.items() if k in DATA_KEYS}
-    return {"recipe": recipe, "name": name, "output": output, "data": _Described(root, data, folder)}
+    start_from = _relative(top["start-from"], root.file.parent) if "start-from" in top else None
+    return {
+        "recipe": recipe,
+        "name": name,
+        "output": output,
+        "start_from": start_from,
+        "data": _Described(root, top, folder, lists),
+        "more": {k: v for k, v in top.items() if k in more},
+    }
 
 
 class _Described:
     """The samples of a configuration, not yet opened."""
 
-    def __init__(self, root: Setting, settings: Mapping[str, Setting], folder: Path) -> None:
+    def __init__(
+        self, root: Setting, settings: Mapping[str, Setting], folder: Path, parts: Mapping[str, Sequence[str]]
+    ) -> None:
         self.root, self.settings, self.folder = root, settings, folder
         self.classes = self._classes(settings["classes"])
         self.size = None
         if "voxel-size" in settings:
             self.size = _told(settings["voxel-size"], values.lengths, settings["voxel-size"].text("such as 5um"))
-        self.samples = {part: self._samples(settings[part]) for part in ("training", "validation")}
+        self.samples = {part: self._samples(settings[part], more) for part, more in parts.items()}
 
     def open(self) -> Data:
-        """Open all volumes.
+        """Open all volumes of a training.
 
         Raises
         ------
@@ -85,12 +109,20 @@ class _Described:
         """
         from tomoscale.training.samples import Data
 
-        opened = {part: tuple(self._open(s) for s in found) for part, found in self.samples.items()}
-        sizes = [s.grey.voxel_size_um for part in opened.values() for s in part if s.grey.voxel_size_um is not None]
+        opened = {part: self.open_part(part) for part in PARTS}
+        return Data(self.classes, opened["training"], opened["validation"], self.voxel_size(sum(opened.values(), ())))
+
+    def open_part(self, part: str) -> tuple[Sample, ...]:
+        """Open the volumes of one list of samples."""
+        return tuple(self._open(s) for s in self.samples[part])
+
+    def voxel_size(self, samples: Sequence[Sample]) -> Spacing:
+        """Size of a voxel: as the configuration says, or as the first volume that does."""
+        sizes = [s.grey.voxel_size_um for s in samples if s.grey.voxel_size_um is not None]
         size = self.size or (sizes[0] if sizes else None)
         if size is None:
             raise self.root.error("lacks voxel-size: no volume says how large a voxel is, and it is never guessed")
-        return Data(self.classes, opened["training"], opened["validation"], size)
+        return size
 
     def _classes(self, setting: Setting) -> tuple[Any, ...]:
         from tomoscale.networks.card import ModelClass
@@ -105,9 +137,9 @@ class _Described:
             found.append(_told(item, ModelClass, number, name, (*colour, 255)))
         return tuple(found)
 
-    def _samples(self, setting: Setting) -> list[dict[str, Setting]]:
+    def _samples(self, setting: Setting, more: Sequence[str]) -> list[dict[str, Setting]]:
         items = setting.items("samples such as `- {name: T04, grey: scan.zarr, labels: truth.zarr}`")
-        return [configuration.check_keys(item, SAMPLE_KEYS, ("name", "grey", "labels")) for item in items]
+        return [configuration.check_keys(item, (*SAMPLE_KEYS, *more), ("name", "grey", "labels")) for item in items]
 
     def _open(self, given: Mapping[str, Setting]) -> Sample:
         from tomoscale.training.opening import open_sample

@@ -46,6 +46,7 @@ def _train(  # noqa: PLR0913 -- each an option of its own
         given["data"].open(),
         target,
         resume=resume,
+        start_from=bundle_of(given["start_from"]),
         name=given["name"],
         tell=None if quiet else tell,
         work=Work(overwrite=overwrite, progress=False),
@@ -64,6 +65,15 @@ def _train(  # noqa: PLR0913 -- each an option of its own
         "confusion": result.confusion.tolist(),
         "seconds": round(result.seconds, 1),
     }
+
+
+def bundle_of(path: Path | None) -> Any:
+    """Open the bundle that a training starts from, if there is one."""
+    if path is None:
+        return None
+    from tomoscale.networks.bundle import load_bundle
+
+    return load_bundle(path)
 
 
 def _recipe(config: str | None, preset: str | None, data: str | None, print_only: bool) -> dict[str, Any]:

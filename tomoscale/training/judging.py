@@ -80,5 +80,6 @@ def _card(training: Training, line: dict[str, Any]) -> Card:
         "training_samples": [s.name for s in data.training],
         "validation_samples": [s.name for s in data.validation],
         "validation": line,
+        **({"start_from": training.origin} if training.origin else {}),
     }
     return Card(training.name, data.classes, data.voxel_size_um, recipe.normalisation, windows, told)

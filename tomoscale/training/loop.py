@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import nn
 
 from tomoscale.errors import InputError, Interrupted
 from tomoscale.measures.overlap import iou, mean_iou
+from tomoscale.networks.bundle import Bundle
 from tomoscale.training.devices import Devices, devices_of
 from tomoscale.training.interruption import stop_requested
 from tomoscale.training.judging import judge
@@ -37,6 +39,7 @@ from tomoscale.training.preparation import PreparedData, check_network, check_sl
 from tomoscale.training.recipe import Recipe
 from tomoscale.training.samples import Data
 from tomoscale.training.state import Training, go_on, save, start
+from tomoscale.training.transfer import start_of
 from tomoscale.work import Work
 
 SHOW_SECONDS = 10.0
@@ -84,7 +87,7 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     output: str | Path,
     *,
     resume: bool = False,
-    start_from: nn.Module | None = None,
+    start_from: nn.Module | Bundle | None = None,
     name: str = "network",
     tell: Callable[[str], None] | None = None,
     work: Work | None = None,
@@ -100,8 +103,9 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     resume : bool
         Go on from the last checkpoint, if there is one: the result is the same to the bit as without the stop, on the
         same machine and number of threads.
-    start_from : torch module, optional
-        A network of the same architecture whose weights are the first.
+    start_from : torch module or Bundle, optional
+        A network of the same architecture whose weights are the first; of a bundle for other classes, all but its head (see
+        `start_of`), which the card of the result says.
     name : str
         Of the network, for its card.
     tell : callable, optional
@@ -120,11 +124,16 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     network = check_network(recipe, len(data.classes))
     devices = devices_of(recipe)
     folder = Output(Path(output).absolute())
-    prepared = _prepare(recipe, data, folder, devices, resume, work or Work(progress=False))
+    origin: dict[str, Any] = {}
+    if isinstance(start_from, Bundle):
+        begun = start_of(start_from, recipe, data.classes)
+        start_from, origin = begun.network, begun.origin
+    prepared = _prepare(recipe, data, folder, devices, resume, work or Work(progress=False), origin)
     check_slices(network, recipe, prepared.validation)
     with _steady(recipe.machine.threads):
         training = start(recipe, data, prepared, devices, start_from)
-    training.name, training.digest = name, digest_of(recipe, data, prepared)
+    training.name, training.origin = name, origin
+    training.digest = digest_of(recipe, data, prepared, origin)
     if resume and folder.checkpoint.exists():
         go_on(training, folder)
     with stop_requested() as stop, _steady(recipe.machine.threads):
@@ -132,7 +141,9 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     return _result(training, folder)
 
 
-def _prepare(recipe: Recipe, data: Data, folder: Output, devices: Devices, resume: bool, work: Work) -> PreparedData:
+def _prepare(  # noqa: PLR0913 -- what is counted, and all that the record of a training holds
+    recipe: Recipe, data: Data, folder: Output, devices: Devices, resume: bool, work: Work, origin: dict[str, Any]
+) -> PreparedData:
     """Count the data in the first process; the others read what it has recorded."""
     quiet = Work(work.client, work.resources, progress=work.progress)
     prepared, error = None, None
@@ -140,7 +151,7 @@ def _prepare(recipe: Recipe, data: Data, folder: Output, devices: Devices, resum
         try:
             folder.claim(resume, overwrite=work.overwrite)
             prepared = prepare(data, recipe, folder.passes, quiet)
-            folder.describe(recipe, data, digest_of(recipe, data, prepared))
+            folder.describe(recipe, data, digest_of(recipe, data, prepared, origin))
         except Exception as found:  # told to all processes first, which would wait for ever
             error = found
     told = devices.agree("" if error is None else str(error))

@@ -132,8 +132,8 @@ class Output:
         return isinstance(content, dict) and content.get("program") == PROGRAM
 
 
-def digest_of(recipe: Recipe, data: Data, prepared: PreparedData) -> str:
-    """SHA-256 of all that a training depends on but the machine."""
+def digest_of(recipe: Recipe, data: Data, prepared: PreparedData, origin: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a training depends on but the machine; `origin` says whose weights it starts from."""
     document = as_document(recipe)
     content = {
         "recipe": {**document, "machine": {"precision": recipe.machine.precision}},
@@ -141,6 +141,7 @@ def digest_of(recipe: Recipe, data: Data, prepared: PreparedData) -> str:
         "contents": prepared.contents,
         "counts": [s.index.totals.tolist() for s in (*prepared.training, *prepared.validation)],
         "samples": [s.name for s in (*data.training, *data.validation)],
+        **({"origin": dict(origin)} if origin else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,8 @@ class Training:
     loss : callable
     name, digest : str
         Of the network for its card, and of all that the training depends on.
+    origin : dict
+        Whose weights it started from, for its card; empty for a new network.
     step : int
         Steps that are done.
     seconds : float
@@ -56,6 +59,7 @@ class Training:
     step: int = 0
     judgement: Judgement = field(default_factory=Judgement)
     digest: str = ""
+    origin: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
