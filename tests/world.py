@@ -235,7 +235,7 @@ def _models(folder: Path, grey: np.ndarray, labels: np.ndarray) -> dict[str, Pat
 
     made = {
         f"model_{name}": model(f"model_{name}")
-        for name in ("cut", "weightless", "cardless", "swapped", "pickle", "card", "reach")
+        for name in ("good", "cut", "weightless", "cardless", "swapped", "pickle", "card", "reach")
     }
     weights = (SHIPPED_MODEL / "weights.safetensors").read_bytes()
     card = json.loads((made["model_reach"] / "card.json").read_text())

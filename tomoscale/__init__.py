@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tomoscale.annotation.accept import accept as accept
+    from tomoscale.annotation.suggest import suggest as suggest
     from tomoscale.audit import status as status
     from tomoscale.audit import verify as verify
     from tomoscale.commands import clean as clean
@@ -47,6 +49,7 @@ _HOMES = {
     "Resources": "resources",
     "Volume": "volume",
     "Work": "work",
+    "accept": "annotation.accept",
     "clean": "commands",
     "components": "objects.components",
     "convert": "commands",
@@ -69,6 +72,7 @@ _HOMES = {
     "semi_automatic": "objects.semi_automatic",
     "split_touching": "objects.splitting",
     "status": "audit",
+    "suggest": "annotation.suggest",
     "thickness": "objects.thickness",
     "threshold": "thresholding",
     "verify": "audit",

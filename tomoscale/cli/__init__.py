@@ -19,6 +19,7 @@ from typing import Any
 
 import tomoscale
 from tomoscale.cli import (
+    annotation,
     bundles,
     chain,
     cluster,
@@ -90,6 +91,7 @@ def make_program_of_all() -> Program:
         bundles.COMMANDS,
         training.COMMANDS,
         folds.COMMANDS,
+        annotation.COMMANDS,
         models.COMMANDS,
         look.COMMANDS,
         cluster.COMMANDS,
