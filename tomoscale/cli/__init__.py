@@ -33,6 +33,7 @@ from tomoscale.cli import (
     shell,
     studies,
     training,
+    training_studies,
     volumes,
 )
 from tomoscale.cli.command import Command, Parser, Program, UsageError, make_program
@@ -91,6 +92,7 @@ def make_program_of_all() -> Program:
         bundles.COMMANDS,
         training.COMMANDS,
         folds.COMMANDS,
+        training_studies.COMMANDS,
         annotation.COMMANDS,
         models.COMMANDS,
         look.COMMANDS,

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from tomoscale.training.loop import TrainingResult, fit
 from tomoscale.training.output import DESCRIPTION, Output
 from tomoscale.training.preparation import check_network, prepare
 from tomoscale.training.recipe import Recipe, as_document
+from tomoscale.training.result_folder import ResultFolder
 from tomoscale.training.samples import Data
 from tomoscale.work import Work
 
@@ -65,7 +65,7 @@ class Plan:
     def document(self) -> dict[str, Any]:
         """JSON values that say all of it; what belongs to this machine alone left out."""
         data = self.labelled
-        content = {
+        return {
             "name": self.name,
             "folds": self.folds,
             "recipe": {**as_document(self.recipe), "machine": {"precision": self.recipe.machine.precision}},
@@ -74,8 +74,6 @@ class Plan:
             "groups": list(data.groups),
             "start_from": None if self.start_from is None else self.start_from.weights_sha256,
         }
-        # As it is read again: JSON knows lists and no tuples.
-        return dict(json.loads(json.dumps(content)))
 
 
 def cross_validate(
@@ -123,7 +121,7 @@ def cross_validate(
         raise ValueError(f"there are folds 1 to {len(folds)}, and no fold {only}")
     _check_devices(plan.recipe, only)
     check_network(plan.recipe, len(plan.labelled.classes))
-    _claim(folder, plan, resume=resume or only is not None, overwrite=work.overwrite)
+    results_in(folder).claim(plan.document(), resume=resume or only is not None, overwrite=work.overwrite)
     quiet = Work(work.client, work.resources, progress=work.progress)
     for number, data in enumerate(folds, 1):
         if not _begun(folder / f"fold_{number}"):
@@ -159,43 +157,9 @@ def _check_devices(recipe: Recipe, only: int | None) -> None:
         )
 
 
-def _claim(folder: Path, plan: Plan, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder, or take the one that this cross-validation has begun."""
-    wanted = plan.document()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        found = read_results(folder)
-        if overwrite and not resume:
-            shutil.rmtree(folder)
-        elif not resume:
-            raise PlanError(
-                f"{folder} holds a cross-validation: give --resume to go on with it, --overwrite to start again, or another output"
-            )
-        elif found["asked"] != wanted:
-            differing = sorted(k for k in wanted if found["asked"].get(k) != wanted[k])
-            raise InputError(
-                f"{folder} was begun with another {', '.join(differing)}: give another output, or the configuration it was begun with"
-            )
-        else:
-            return
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / RESULTS, _json({"program": PROGRAM, "asked": wanted}))
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """Content of ``cross_validation.json``.
-
-    Raises
-    ------
-    PlanError
-        If a folder holds none.
-    """
-    try:
-        content = json.loads((folder / RESULTS).read_text("utf-8"))
-        if content["program"] != PROGRAM or not isinstance(content["asked"], dict):
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PlanError(f"{folder} exists and was not made by a cross-validation: give another output") from None
-    return dict(content)
+def results_in(folder: Path) -> ResultFolder:
+    """Where the results of a cross-validation lie."""
+    return ResultFolder(folder, RESULTS, PROGRAM, "a cross-validation")
 
 
 def _begun(folder: Path) -> bool:
@@ -231,19 +195,18 @@ def _sum_up(plan: Plan, folder: Path, folds: Sequence[Data], results: Sequence[T
     found = [quantities(r.confusion, names) for r in results]
     ensemble = _ensemble(plan, folder, results)
     content = {
-        "program": PROGRAM,
         "asked": plan.document(),
         "folds": [_fold(n, r, d, plan) for n, (r, d) in enumerate(zip(results, folds, strict=True), 1)],
         "table": {name: _known(values) for name, values in table_of(found).items()},
         "pooled": _known(quantities(pooled([r.confusion for r in results]), names)),
         "ensemble": str(ensemble),
     }
-    replace_text(folder / RESULTS, _json(content))
+    results_in(folder).write(content)
     replace_text(folder / TABLE, csv_of(found).rstrip())
     lines = [Output(folder / f"fold_{n}").lines() for n in range(1, len(folds) + 1)]
     judged_by = [[s.name for s in d.validation] for d in folds]
     replace_text(folder / PAGE, page_of(plan.name, names, found, lines, judged_by))
-    return {**content, "output": str(folder), "report": str(folder / PAGE)}
+    return {"program": PROGRAM, **content, "output": str(folder), "report": str(folder / PAGE)}
 
 
 def _ensemble(plan: Plan, folder: Path, results: Sequence[TrainingResult]) -> Path:
@@ -280,7 +243,3 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     """JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
