@@ -375,6 +375,7 @@ CONFIGURATIONS = (
     mistake("more unsure than that", "suggest {model_good} {scan} {out} --score doubt", 2, "'doubt'", "entropy"),
     mistake("corrections of nothing", "accept {empty} {out}", 3, "{empty}", "tomoscale suggest"),
     mistake("a grid that is not there", "study scaling {nowhere}", 3, "{nowhere}", "No such file"),
+    mistake("networks that are not there", "study networks {nowhere}", 3, "{nowhere}", "No such file"),
     mistake("folds of nothing", "cross-validate", 2, "config", "required"),
     mistake("folds of what is not there", "cross-validate {nowhere}", 3, "{nowhere}", "No such file"),
     mistake("a chain as folds", "cross-validate {yaml_late}", 2, "late.yaml:1", "steps"),

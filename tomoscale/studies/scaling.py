@@ -127,9 +127,7 @@ def scaling(
     for row, (name, (_, recipe)) in zip(rows, recipes.items(), strict=True):
         own = replace(plan, recipe=recipe, name=f"{plan.name} {name}")
         place = folder.path / name
-        found = cross_validate(
-            own, place, resume=place.exists(), tell=lambda line, name=name: said(f"{name}: {line}"), work=quiet
-        )
+        found = cross_validate(own, place, resume=place.exists(), tell=_told(said, name), work=quiet)
         row["mean_iou"] = found["table"][ALL]["mean"]
         row["standard_error"] = found["table"][ALL]["standard_error"]
         row["foreground_iou"] = found["table"][FOREGROUND]["mean"]
@@ -184,6 +182,11 @@ def plot(rows: Sequence[dict[str, Any]]) -> Chart:
         lines.append((f"depth {depth}", [r["flops"] / 1e9 for r in chosen], values))
     scales = {"xscale": "log"} if trained else {"xscale": "log", "yscale": "log"}
     return line_chart(lines, "FLOPs of an input, 10⁹", "mean IoU" if trained else "parameters", scales)
+
+
+def _told(tell: Callable[[str], None], name: str) -> Callable[[str], None]:
+    """Say whose lines these are."""
+    return lambda line: tell(f"{name}: {line}")
 
 
 def _number(value: float | None) -> float:
