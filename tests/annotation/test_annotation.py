@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.training.tiny import recipe, sample
 from tests.world import volume_at
 from tomoscale.annotation import manifest
 from tomoscale.annotation.accept import accept
@@ -30,9 +31,13 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.measures.uncertainty import SCORES, uncertainty, unit_of
 from tomoscale.memory_array import MemoryArray
 from tomoscale.networks.architectures import make_network
-from tomoscale.networks.bundle import save_bundle
+from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.networks.card import Card, ModelClass
 from tomoscale.plan import plan_measure
+from tomoscale.training.loop import fit
+from tomoscale.training.preparation import prepare
+from tomoscale.training.recipe import Network, Stop
+from tomoscale.training.samples import Data, Sample
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work
 
@@ -198,6 +203,27 @@ def test_a_second_stage_adds_to_the_first_and_picks_other_slices(world, given_ou
     assert record["earlier"]["annotation"]["pieces"][0]["name"] == picks(given_out)[0].name
 
 
+def test_a_network_goes_on_from_its_weights_with_what_was_corrected(world, given_out, tmp_path, monkeypatch):
+    monkeypatch.setattr("tomoscale.training.output.draw_curves", lambda *_: None)
+    for one, pick_ in enumerate(picks(given_out)):
+        painted = np.full(SHAPE[1:], 255, np.uint8)
+        painted[:6] = np.arange(6)[:, None] % 3
+        painted[10 + one] = 1
+        tifffile.imwrite(given_out / "labels" / f"{pick_.name}.tif", painted)
+    accept(given_out, tmp_path / "truth.zarr", work=QUIET)
+    labels = open_zarr(tmp_path / "truth.zarr")
+    learned = Sample("scan", open_zarr(world / "scan.zarr"), labels)
+    first = load_bundle(world / "model")
+    data = Data(first.classes, (learned,), (sample("judge", 3),), (5.0, 5.0, 5.0))
+    how = recipe(stop=Stop(1, 1, 1), network=Network("scaled_unet", {"depth": 1, "width": 2}))
+    result = fit(how, data, tmp_path / "again", start_from=first, work=QUIET)
+    told = json.loads((tmp_path / "again" / "training.json").read_text())
+    assert told["training"][0]["labels"] == str(tmp_path / "truth.zarr")
+    assert load_bundle(result.best).card.training["start_from"]["weights_sha256"] == first.weights_sha256
+    counts = prepare(data, how, tmp_path / "counts", QUIET).training[0].index.totals
+    assert counts.tolist() == [3 * 2 * 24, 3 * 2 * 24 + 3 * 24, 3 * 2 * 24], "only what was painted is learned"
+
+
 def test_patches_of_three_dimensions_come_back(world, tmp_path):
     asked = Asked(2, "least_confidence", patch=(4, 8, 8), spacing=0)
     suggest(world / "model", world / "scan.zarr", tmp_path / "given", asked=asked, work=QUIET)
@@ -263,6 +289,22 @@ def test_a_manifest_reaches_no_file_outside_of_its_folder(given_out, tmp_path):
     (given_out / "suggestion.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="is no name of a piece"):
         accept(given_out, tmp_path / "truth.zarr", work=QUIET)
+
+
+def test_a_suggestion_that_was_stopped_goes_on_to_the_same_pictures(world, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("tomoscale.annotation.suggest.write_grey", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            suggest(world / "model", world / "scan.zarr", tmp_path / "given", asked=Asked(3, spacing=2), work=QUIET)
+    with pytest.raises(InputError, match="it was not finished"):
+        accept(tmp_path / "given", tmp_path / "truth.zarr", work=QUIET)
+    wanted = json.loads((world / "given" / "suggestion.json").read_text())
+    for place, work in (
+        (tmp_path / "given", QUIET),
+        (tmp_path / "tiled", Work(progress=False, block_shape=(4, 20, 24))),
+    ):
+        again = suggest(world / "model", world / "scan.zarr", place, asked=Asked(3, spacing=2), work=work)
+        assert again == wanted
 
 
 def test_pictures_that_were_corrected_are_never_written_over(world, given_out):

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -16,6 +17,7 @@ import yaml
 from tests.training.test_fit import CONFIG, pictures
 from tests.training.tiny import CLASSES, QUIET, SIZE, recipe, sample
 from tomoscale.cli import main, make_program_of_all
+from tomoscale.cli.folds import PARTS, folds_of
 from tomoscale.cli.shell import schema
 from tomoscale.cli.train_config import read
 from tomoscale.configuration import ConfigurationError
@@ -29,6 +31,8 @@ from tomoscale.training.folds import Labelled
 from tomoscale.training.loop import fit
 from tomoscale.training.recipe import Machine, Stop
 from tomoscale.work import Work
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +187,15 @@ def test_a_wrong_configuration_is_refused_with_its_line(tmp_path, change, words,
     error = capsys.readouterr().err
     assert str(config) in error
     assert re.search(words, error)
+
+
+@pytest.mark.parametrize("name", ["cross_validation", "scaling"])
+def test_the_examples_can_be_read(name):
+    given = read(EXAMPLES / f"{name}.yaml", parts=PARTS, more=("folds", "grid"))
+    assert folds_of(given) <= len(given["data"].samples["samples"])
+    assert all(
+        s["grey"].text("").replace("images", "masks") == s["labels"].text("") for s in given["data"].samples["samples"]
+    )
 
 
 def test_lists_of_a_training_are_none_of_a_cross_validation(tmp_path):
