@@ -514,7 +514,8 @@ def test_bash_completes_commands_options_values_and_paths(tmp_path):
     first = bash_completes(tmp_path, "")
     assert {c.split()[0] for c in COMMANDS} <= set(first)
     assert bash_completes(tmp_path, "conv") == ["convert"]
-    assert sorted(bash_completes(tmp_path, "study", "")) == ["implant", "morphometry", "porosity"]
+    studies = sorted(bash_completes(tmp_path, "study", ""))
+    assert studies == ["implant", "morphometry", "networks", "porosity", "scaling"]
     assert bash_completes(tmp_path, "convert", "--kind", "") == ["grey", "labels", "mask"]
     assert bash_completes(tmp_path, "convert", "--kind", "=", "l") == ["labels"]
     assert bash_completes(tmp_path, "convert", "--kind", "=") == ["grey", "labels", "mask"]

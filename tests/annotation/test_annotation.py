@@ -270,7 +270,7 @@ SPOILED = {
     "no picture": (lambda f: (f / "labels" / f"{picks(f)[0].name}.tif").write_text("x"), "is not a picture"),
     "nothing": (lambda f: shutil.rmtree(f / "labels"), "holds none of the 3 pictures"),
     "no manifest": (lambda f: (f / "suggestion.json").unlink(), "that `tomoscale suggest` wrote"),
-    "not json": (lambda f: (f / "suggestion.json").write_text("{"), "cannot be used"),
+    "not json": (lambda f: (f / "suggestion.json").write_text("{"), "the suggestion cannot be read"),
 }
 
 

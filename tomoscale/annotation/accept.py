@@ -17,6 +17,7 @@ from tomoscale.annotation.pictures import read_labels, sha256_of
 from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Region, Shape, region_shape
+from tomoscale.json_files import read_json
 from tomoscale.kernels.filters import cast
 from tomoscale.ledger import replace_text
 from tomoscale.ome import Kind
@@ -235,13 +236,10 @@ def _record_of(volume: Volume) -> Any:
 
 
 def _known(place: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(place.read_text("utf-8"))
-        if content["program"] != PROGRAM or not isinstance(content["pieces"], list):
-            raise ValueError("it is of another program")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{place} is not the record of an annotation ({error}): move it away") from error
-    return dict(content)
+    content = read_json(place, "record of an annotation", "move it away")
+    if content.get("program") != PROGRAM or not isinstance(content.get("pieces"), list):
+        raise InputError(f"{place} is not the record of an annotation: move it away")
+    return content
 
 
 def _user() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from typing import Any
 
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Region, Shape, three
+from tomoscale.json_files import read_json
 from tomoscale.networks.card import ModelClass
 from tomoscale.training.pictures import Colour
 
 NAME = "suggestion.json"
 PROGRAM = "tomoscale suggestion 1"
 GREY, LABELS, PREDICTED = "grey", "labels", "predicted"
-MAX_FILE_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -118,19 +117,10 @@ def load(folder: Path) -> dict[str, Any]:
     ------
     InputError
     """
-    path = folder / NAME
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
-        document = json.loads(path.read_bytes())
-        if not isinstance(document, dict) or document.get("program") != PROGRAM:
-            raise ValueError(f'"program" must be {PROGRAM!r}')
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror or error}; give a folder that `tomoscale suggest` wrote"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be used ({error}): give a folder that `tomoscale suggest` wrote") from error
+    path, advice = folder / NAME, "give a folder that `tomoscale suggest` wrote"
+    document = read_json(path, "suggestion", advice)
+    if document.get("program") != PROGRAM:
+        raise InputError(f'{path}: its "program" is not {PROGRAM!r}; {advice}')
     return document
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscale.errors import InputError, PlanError
+from tomoscale.json_files import read_json
 from tomoscale.ledger import replace_text
 
 
@@ -65,13 +66,16 @@ class ResultFolder:
         PlanError
             If there is none.
         """
-        try:
-            content = json.loads((self.path / self.file).read_text("utf-8"))
-            if content["program"] != self.program or not isinstance(content["asked"], dict):
-                raise ValueError
-        except (OSError, ValueError, KeyError, TypeError):
-            raise PlanError(f"{self.path} exists and was not made by {self.what}: give another output") from None
-        return dict(content)
+        place, foreign = (
+            self.path / self.file,
+            f"{self.path} exists and was not made by {self.what}: give another output",
+        )
+        if not place.exists():
+            raise PlanError(foreign)
+        content = read_json(place, "record of what was asked for", "give another output", PlanError)
+        if content.get("program") != self.program or not isinstance(content.get("asked"), dict):
+            raise PlanError(foreign)
+        return content
 
     def write(self, content: Mapping[str, Any]) -> None:
         """Replace the content of the file."""
