@@ -21,7 +21,7 @@ from tests.world import volume_at
 from tomoscale.annotation import manifest
 from tomoscale.annotation.accept import accept
 from tomoscale.annotation.pictures import colours_of, read_labels, write_labels
-from tomoscale.annotation.places import patches_of, pick, slices_across
+from tomoscale.annotation.places import name_of, patches_of, pick, slices_across
 from tomoscale.annotation.suggest import Asked, suggest
 from tomoscale.cli import main, make_program_of_all
 from tomoscale.cli.annotation import SCORES as NAMES
@@ -103,12 +103,12 @@ def test_picks_are_the_highest_a_distance_apart_and_ties_go_by_place():
     scores = np.array([3, 9, 9, 1, 7, 7, 0, 7]).reshape(8, 1, 1)
     assert [(r[0].start, s) for r, s in pick(scores, cells, 3, 2)] == [(1, 9), (4, 7), (7, 7)]
     assert [r[0].start for r, _ in pick(scores, cells, 9, 1)] == [1, 2, 4, 5, 7, 0, 3, 6]
-    taken = [cells.region((2, 0, 0))]
+    taken = [cells.region(2)]
     assert [r[0].start for r, _ in pick(scores, cells, 2, 2, taken)] == [4, 7]
     patches = patches_of((1, 2, 2), (1, 4, 5))
     # The third column of cells is cut by the end of the volume.
     found = pick(np.array([[[1, 5, 99], [2, 5, 99]]]), patches, 2, 0)
-    assert [patches.name(r) for r, _ in found] == ["y00000_x00002", "y00002_x00002"]
+    assert [name_of(r, patches.shape) for r, _ in found] == ["y00000_x00002", "y00002_x00002"]
     with pytest.raises(ValueError, match=r"patches of .* do not lie within"):
         patches_of((2, 2, 2), (1, 4, 5))
 

@@ -20,7 +20,7 @@ from tomoscale.errors import InputError
 from tomoscale.measures.overlap import iou
 from tomoscale.networks.cost import cost_of
 from tomoscale.studies import networks as module
-from tomoscale.studies.networks import Comparison, compare_networks
+from tomoscale.studies.networks import NetworkComparison, compare_networks
 from tomoscale.training import output
 from tomoscale.training.folds import Labelled
 from tomoscale.training.preparation import network_arguments
@@ -131,11 +131,11 @@ def test_a_wrong_configuration_is_refused_with_its_line(tmp_path, change, words,
 def test_what_cannot_be_measured_is_refused():
     three = Labelled(CLASSES, (sample("a", 1), sample("b", 2)), SIZE)
     with pytest.raises(ValueError, match="networks are compared by what is measured of 4 classes"):
-        compare_networks(Comparison({"one": recipe()}, three), "nowhere", work=QUIET)
+        compare_networks(NetworkComparison({"one": recipe()}, three), "nowhere", work=QUIET)
     four = (*CLASSES, type(CLASSES[0])(3, "shell"))
     with pytest.raises(ValueError, match=r"'\.\./x' becomes a folder"):
-        Comparison({"../x": recipe()}, Labelled(four, three.samples, SIZE))
+        NetworkComparison({"../x": recipe()}, Labelled(four, three.samples, SIZE))
     with pytest.raises(ValueError, match="there must be a network"):
-        Comparison({}, three)
+        NetworkComparison({}, three)
     with pytest.raises(InputError, match="sample c is labelled in part"):
-        Comparison({"one": recipe()}, Labelled(four, (sample("c", 1, slices={"z": (1,)}),), SIZE))
+        NetworkComparison({"one": recipe()}, Labelled(four, (sample("c", 1, slices={"z": (1,)}),), SIZE))

@@ -17,7 +17,7 @@ from tomoscale.networks.cost import cost_of
 from tomoscale.studies import scaling as module
 from tomoscale.studies.scaling import Grid, costs, scaling
 from tomoscale.training import output
-from tomoscale.training.cross_validation import Plan
+from tomoscale.training.cross_validation import CrossValidation
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +47,9 @@ def test_flops_are_those_counted_by_hand(depth, width, size):
 
 
 def test_the_grid_of_the_paper_has_48_networks_and_its_largest_named_one_280_million_parameters():
-    rows = costs(Grid(), 4)
-    assert len(rows) == 48
-    (named,) = {r["parameters"] for r in rows if (r["depth"], r["width"]) == (5, 96)}
-    assert named / 1e6 == pytest.approx(279.84, abs=0.2), "'approximately 280 million'"
+    assert len(Grid().recipes(SHORT)) == 48
+    (named,) = costs(Grid((5,), (96,), (640,)), 4)
+    assert named["parameters"] / 1e6 == pytest.approx(279.84, abs=0.2), "'approximately 280 million'"
 
 
 def test_an_input_that_does_not_fit_is_refused():
@@ -59,7 +58,7 @@ def test_an_input_that_does_not_fit_is_refused():
 
 
 def test_every_network_is_trained_once_and_held_against_its_cost(tmp_path, monkeypatch):
-    plan, grid = Plan(SHORT, labelled(1, 2), 2, "tiny"), Grid((1, 2), (2,), (16,))
+    plan, grid = CrossValidation(SHORT, labelled(1, 2), 2, "tiny"), Grid((1, 2), (2,), (16,))
     validate, begun = module.cross_validate, []
 
     def stops_at_the_second(own, place, **how):

@@ -25,7 +25,7 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.measures.overlap import iou
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.training import cross_validation, output
-from tomoscale.training.cross_validation import Plan, cross_validate
+from tomoscale.training.cross_validation import CrossValidation, cross_validate
 from tomoscale.training.fold_table import ALL, FOREGROUND, over_folds, quantities
 from tomoscale.training.folds import Labelled
 from tomoscale.training.loop import fit
@@ -73,7 +73,7 @@ def test_both_means_are_taken_over_their_classes():
 
 def test_folds_are_trained_as_by_hand_and_finished_ones_are_kept(tmp_path, monkeypatch):
     data, place = labelled(1, 2, 3), tmp_path / "folds"
-    plan = Plan(SHORT, data, 3, "tiny")
+    plan = CrossValidation(SHORT, data, 3, "tiny")
     begun = []
 
     def stops_at_the_second(*arguments, **how):
@@ -117,7 +117,7 @@ def test_a_copy_in_another_fold_is_refused_before_any_training(tmp_path):
     data = labelled(1, 2, 3)
     copied = replace(data, samples=(*data.samples, sample("copy", 3)))
     with pytest.raises(InputError, match=r"fold \d, judged by .*holds the same grey values"):
-        cross_validate(Plan(SHORT, copied, 4), tmp_path / "out", work=QUIET)
+        cross_validate(CrossValidation(SHORT, copied, 4), tmp_path / "out", work=QUIET)
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
@@ -137,7 +137,7 @@ def test_folds_that_cannot_be_dealt_are_refused(folds, groups, kind, words):
 
 def test_what_is_in_the_way_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
-    plan = Plan(SHORT, labelled(1, 2), 2)
+    plan = CrossValidation(SHORT, labelled(1, 2), 2)
     with pytest.raises(PlanError, match="was not made by a cross-validation"):
         cross_validate(plan, tmp_path, work=Work(progress=False, overwrite=True))
     assert (tmp_path / "thesis.txt").read_text() == "years"

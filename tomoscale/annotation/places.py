@@ -3,41 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from tomoscale.geometry import AXES, Region, Shape, three
-
-
-@dataclass(frozen=True)
-class Cells:
-    """What may be picked: slices across an axis, or patches, side by side from the volume's origin.
-
-    Attributes
-    ----------
-    shape : (Z, Y, X)
-        Of the volume.
-    cell : (z, y, x)
-    """
-
-    shape: Shape
-    cell: Shape
-
-    def region(self, place: Sequence[int]) -> Region:
-        """Voxels of a cell."""
-        z, y, x = (slice(int(p) * c, (int(p) + 1) * c) for p, c in zip(place, self.cell, strict=True))
-        return z, y, x
-
-    def whole(self) -> Shape:
-        """Cells along (z, y, x) that are not cut by the volume's end."""
-        return three(n // c for n, c in zip(self.shape, self.cell, strict=True))
-
-    def name(self, region: Region) -> str:
-        """Name of a cell, for files: ``z00012``, or ``z00000_y00256_x00512``."""
-        cut = [a for a, n, r in zip(AXES, self.shape, region, strict=True) if r.stop - r.start != n]
-        starts = dict(zip(AXES, (r.start for r in region), strict=True))
-        return "_".join(f"{a}{starts[a]:05d}" for a in (cut or AXES))
+from tomoscale.training.class_index import Cells
 
 
 def slices_across(axis: str, shape: Shape) -> Cells:
@@ -57,6 +27,13 @@ def patches_of(patch: Shape, shape: Shape) -> Cells:
     if any(p > n for p, n in zip(patch, shape, strict=True)):
         raise ValueError(f"patches of {patch} voxels do not lie within a volume of {shape}: make them smaller")
     return Cells(shape, patch)
+
+
+def name_of(region: Region, shape: Shape) -> str:
+    """Name of a piece of a volume of `shape`, for files: ``z00012``, or ``z00000_y00256_x00512``."""
+    cut = [a for a, n, r in zip(AXES, shape, region, strict=True) if r.stop - r.start != n]
+    starts = dict(zip(AXES, (r.start for r in region), strict=True))
+    return "_".join(f"{a}{starts[a]:05d}" for a in (cut or AXES))
 
 
 def pick(
@@ -81,7 +58,8 @@ def pick(
     list of (region, score)
         In the order in which they were taken; of equal scores the one that comes first (z, y, x) is.
     """
-    whole = scores[tuple(slice(0, n) for n in cells.whole())]
+    uncut = three(n // c for n, c in zip(cells.shape, cells.cell, strict=True))
+    whole = scores[tuple(slice(0, n) for n in uncut)]
     starts = [np.array([r.start for r in region]) for region in taken]
     found: list[tuple[Region, int]] = []
     # A stable sort of the negative keeps the order of places among equals.
@@ -89,7 +67,7 @@ def pick(
         if len(found) == number:
             break
         index = np.unravel_index(int(place), whole.shape)
-        region = cells.region([int(i) for i in index])
+        region = cells.region(int(np.ravel_multi_index(index, cells.counts)))
         start = np.array([r.start for r in region])
         if all(np.abs(start - other).max() >= max(1, spacing) for other in starts):
             starts.append(start)

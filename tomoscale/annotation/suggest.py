@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tomoscale.annotation.manifest import GREY, LABELS, NAME, PREDICTED, PROGRAM, Manifest, Pick, load, read_manifest
 from tomoscale.annotation.pictures import colours_of, sha256_of, write_grey, write_labels
-from tomoscale.annotation.places import Cells, patches_of, pick, slices_across
+from tomoscale.annotation.places import name_of, patches_of, pick, slices_across
 from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import Region, Shape
 from tomoscale.ledger import replace_text
 from tomoscale.measures.uncertainty import Score, uncertainty, unit_of
 from tomoscale.segmentation.segment import segment
+from tomoscale.training.class_index import Cells
 from tomoscale.volume import Volume
 from tomoscale.work import Work
 
@@ -148,7 +149,7 @@ def suggest(  # noqa: PLR0913 -- what to look at, what to pick, what is known al
             f"no piece of {cells.cell} voxels is left that is {asked.spacing} voxels from those annotated: make the spacing smaller"
         )
     document["picks"] = [
-        _give_out(region, score, (volume, labels), cells, (asked, target, document)) for region, score in found
+        _give_out(region, score, (volume, labels), (asked, target, document)) for region, score in found
     ]
     replace_text(target / NAME, json.dumps(document, indent=1, ensure_ascii=False))
     return document
@@ -203,12 +204,12 @@ def _shares(folder: Path, n_classes: int) -> dict[str, Volume]:
 
 
 def _give_out(
-    region: Region, score: int, volumes: tuple[Volume, Volume], cells: Cells, how: tuple[Asked, Path, dict[str, Any]]
+    region: Region, score: int, volumes: tuple[Volume, Volume], how: tuple[Asked, Path, dict[str, Any]]
 ) -> dict[str, Any]:
     """Write the pictures of a piece, and say where it comes from."""
     asked, target, document = how
     grey, labels = volumes
-    name = cells.name(region)
+    name = name_of(region, grey.shape)
     voxels = 1
     for r in region:
         voxels *= r.stop - r.start

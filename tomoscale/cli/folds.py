@@ -29,12 +29,12 @@ def _cross_validate(  # noqa: PLR0913 -- each an option of its own
     quiet: bool,
 ) -> Any:
     from tomoscale.cli.train_config import read
-    from tomoscale.training.cross_validation import Plan, cross_validate
+    from tomoscale.training.cross_validation import CrossValidation, cross_validate
     from tomoscale.work import Work
 
     given = read(config, data, parts=PARTS, more=("folds",))
     target = target_of(output, given)
-    plan = Plan(
+    plan = CrossValidation(
         given["recipe"], labelled_of(given), folds_of(given), given["name"], start_from=bundle_of(given["start_from"])
     )
     return cross_validate(

@@ -29,7 +29,7 @@ def _scaling(  # noqa: PLR0913 -- each an option of its own
 ) -> Any:
     from tomoscale.cli.train_config import read
     from tomoscale.studies.scaling import PROGRAM, costs, scaling, write_tables
-    from tomoscale.training.cross_validation import Plan
+    from tomoscale.training.cross_validation import CrossValidation
     from tomoscale.work import Work
 
     if flops_only:
@@ -40,7 +40,7 @@ def _scaling(  # noqa: PLR0913 -- each an option of its own
         return {"program": PROGRAM, "networks": rows, **written}
     given = read(config, data, parts=PARTS, more=("folds", "grid"))
     target = target_of(output, given)
-    plan = Plan(
+    plan = CrossValidation(
         given["recipe"], labelled_of(given), folds_of(given), given["name"], start_from=bundle_of(given["start_from"])
     )
     work = Work(overwrite=overwrite, progress=False)
@@ -78,7 +78,7 @@ def _networks(
 ) -> Any:
     from tomoscale import configuration
     from tomoscale.cli.train_config import read
-    from tomoscale.studies.networks import Comparison, compare_networks
+    from tomoscale.studies.networks import NetworkComparison, compare_networks
     from tomoscale.work import Work
 
     phantoms = "phantoms" in configuration.load(config).mapping("a study of networks")
@@ -89,7 +89,7 @@ def _networks(
     recipes, folds, distance = _recipes(given), folds_of(given), given["more"].get("roi-distance")
     how = {} if distance is None else {"roi_distance_um": said_as(distance, values.length, "such as 1mm")}
     labelled, references, days = _phantoms(given, target) if phantoms else _samples(given)
-    comparison = Comparison(recipes, labelled, folds, references, days, **how)
+    comparison = NetworkComparison(recipes, labelled, folds, references, days, **how)
     work = Work(overwrite=overwrite, progress=False)
     return compare_networks(comparison, target, resume=resume, tell=None if quiet else tell, work=work)
 

@@ -29,7 +29,7 @@ from tomoscale.segmentation.segment import segment
 from tomoscale.studies.published import IOU_OF_MODELS, METRICS_OF_MODELS, PublishedTable
 from tomoscale.studies.sample import measure
 from tomoscale.studies.tables import csv_text, over_samples, paper_table
-from tomoscale.training.cross_validation import Plan, cross_validate
+from tomoscale.training.cross_validation import CrossValidation, cross_validate
 from tomoscale.training.fold_table import plus_minus
 from tomoscale.training.folds import Labelled
 from tomoscale.training.preparation import check_network, network_arguments
@@ -46,7 +46,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class NetworkComparison:
     """What is compared, on what.
 
     Attributes
@@ -108,7 +108,7 @@ class Comparison:
 
 
 def compare_networks(
-    comparison: Comparison,
+    comparison: NetworkComparison,
     output: str | Path,
     *,
     resume: bool = False,
@@ -121,7 +121,7 @@ def compare_networks(
 
     Parameters
     ----------
-    comparison : Comparison
+    comparison : NetworkComparison
     output : path
     resume : bool
     tell : callable, optional
@@ -179,11 +179,13 @@ def make_phantoms(
     return made
 
 
-def _network(name: str, recipe: Recipe, comparison: Comparison, folder: Path, how: tuple[Tell, Work]) -> dict[str, Any]:
+def _network(
+    name: str, recipe: Recipe, comparison: NetworkComparison, folder: Path, how: tuple[Tell, Work]
+) -> dict[str, Any]:
     """Cross-validate a network, and measure every sample."""
     said, work = how
     place, labelled = folder / name, comparison.labelled
-    plan = Plan(recipe, labelled, comparison.folds, name)
+    plan = CrossValidation(recipe, labelled, comparison.folds, name)
     found = cross_validate(plan, place, resume=place.exists(), tell=lambda line: said(f"{name}: {line}"), work=work)
     model_of = {sample: fold["model"] for fold in found["folds"] for sample in fold["validation"]}
     measured = {}
@@ -202,7 +204,7 @@ def _network(name: str, recipe: Recipe, comparison: Comparison, folder: Path, ho
     }
 
 
-def _measured(sample: Sample, model: str, place: Path, comparison: Comparison, work: Work) -> dict[str, Any]:
+def _measured(sample: Sample, model: str, place: Path, comparison: NetworkComparison, work: Work) -> dict[str, Any]:
     """Label a sample by a network that has not seen it, and measure the labels."""
     size = comparison.labelled.voxel_size_um
     own = replace(work, runs=[])
@@ -235,7 +237,7 @@ def _rows(networks: Mapping[str, Mapping[str, Any]], samples: Sequence[str]) -> 
 
 
 def _page(
-    networks: Mapping[str, Mapping[str, Any]], rows: Sequence[Sequence[str | None]], comparison: Comparison
+    networks: Mapping[str, Mapping[str, Any]], rows: Sequence[Sequence[str | None]], comparison: NetworkComparison
 ) -> str:
     means = list(next(iter(networks.values()))["cross_validation"])
     body = table(

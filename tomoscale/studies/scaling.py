@@ -25,7 +25,7 @@ from tomoscale.report.figures import Chart
 from tomoscale.report.page import chart, page, table, text
 from tomoscale.studies.published import IOU_OF_SCALING
 from tomoscale.studies.tables import csv_text
-from tomoscale.training.cross_validation import Plan, cross_validate
+from tomoscale.training.cross_validation import CrossValidation, cross_validate
 from tomoscale.training.fold_table import ALL, FOREGROUND
 from tomoscale.training.preparation import check_network, network_arguments
 from tomoscale.training.recipe import Network, Recipe
@@ -83,7 +83,7 @@ def costs(grid: Grid, n_classes: int, start: Recipe | None = None) -> list[dict[
 
 
 def scaling(
-    plan: Plan,
+    plan: CrossValidation,
     grid: Grid,
     output: str | Path,
     *,
@@ -97,7 +97,7 @@ def scaling(
 
     Parameters
     ----------
-    plan : Plan
+    plan : CrossValidation
         Its recipe's network and patch are replaced.
     grid : Grid
     output : path

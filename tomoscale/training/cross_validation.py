@@ -41,7 +41,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CrossValidation:
     """What a cross-validation does.
 
     Attributes
@@ -77,7 +77,7 @@ class Plan:
 
 
 def cross_validate(
-    plan: Plan,
+    plan: CrossValidation,
     output: str | Path,
     *,
     resume: bool = False,
@@ -91,7 +91,7 @@ def cross_validate(
 
     Parameters
     ----------
-    plan : Plan
+    plan : CrossValidation
     output : path
         A new folder; with `resume` one that the same cross-validation has begun.
     resume : bool
@@ -135,7 +135,7 @@ def cross_validate(
     return _sum_up(plan, folder, folds, results)
 
 
-def _train(number: int, data: Data, plan: Plan, folder: Path, how: tuple[Tell, Work]) -> TrainingResult:
+def _train(number: int, data: Data, plan: CrossValidation, folder: Path, how: tuple[Tell, Work]) -> TrainingResult:
     said, work = how
     return fit(
         plan.recipe,
@@ -166,7 +166,7 @@ def _begun(folder: Path) -> bool:
     return (folder / DESCRIPTION).exists()
 
 
-def _prepare(number: int, data: Data, plan: Plan, folder: Path, work: Work) -> None:
+def _prepare(number: int, data: Data, plan: CrossValidation, folder: Path, work: Work) -> None:
     """Count the data of a fold and refuse leaks; its training finds the records."""
     try:
         prepare(data, plan.recipe, Output(folder / f"fold_{number}").passes, work)
@@ -175,7 +175,7 @@ def _prepare(number: int, data: Data, plan: Plan, folder: Path, work: Work) -> N
         raise InputError(f"fold {number}, judged by {judged}: {error}") from error
 
 
-def _fold(number: int, result: TrainingResult, data: Data, plan: Plan) -> dict[str, Any]:
+def _fold(number: int, result: TrainingResult, data: Data, plan: CrossValidation) -> dict[str, Any]:
     names = [c.name for c in plan.labelled.classes]
     return {
         "fold": number,
@@ -190,7 +190,9 @@ def _fold(number: int, result: TrainingResult, data: Data, plan: Plan) -> dict[s
     }
 
 
-def _sum_up(plan: Plan, folder: Path, folds: Sequence[Data], results: Sequence[TrainingResult]) -> dict[str, Any]:
+def _sum_up(
+    plan: CrossValidation, folder: Path, folds: Sequence[Data], results: Sequence[TrainingResult]
+) -> dict[str, Any]:
     names = [c.name for c in plan.labelled.classes]
     found = [quantities(r.confusion, names) for r in results]
     ensemble = _ensemble(plan, folder, results)
@@ -209,7 +211,7 @@ def _sum_up(plan: Plan, folder: Path, folds: Sequence[Data], results: Sequence[T
     return {"program": PROGRAM, **content, "output": str(folder), "report": str(folder / PAGE)}
 
 
-def _ensemble(plan: Plan, folder: Path, results: Sequence[TrainingResult]) -> Path:
+def _ensemble(plan: CrossValidation, folder: Path, results: Sequence[TrainingResult]) -> Path:
     """Bundle of the best networks of all folds; one that is there already is kept if it is that."""
     members = [load_bundle(r.best) for r in results]
     path, hashes = folder / ENSEMBLE, tuple(m.weights_sha256 for m in members)
