@@ -163,6 +163,8 @@ def test_the_command_trains_folds_alone_and_sums_up_as_its_schema_says(tmp_path,
         jsonschema.validate(json.loads(capsys.readouterr().out), said)
     assert main([*line, "--fold", "3"]) == 2
     assert "there are folds 1 to 2, and no fold 3" in capsys.readouterr().err
+    assert main([*line, "--fold", "1", "--overwrite"]) == 2
+    assert "would remove all others" in capsys.readouterr().err
     assert main(line) == 4
     capsys.readouterr()
     assert main([*line, "--resume", "--json"]) == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.test_fit import CONFIG, pictures, weights
-from tests.training.tiny import CLASSES, QUIET, SIZE, arrays, data, recipe
+from tests.training.tiny import CLASSES, QUIET, SIZE, arrays, data, recipe, sample
 from tomoscale.cli import main
 from tomoscale.errors import InputError
 from tomoscale.memory_array import MemoryArray
@@ -18,10 +18,12 @@ from tomoscale.networks.architectures import make_network
 from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.networks.card import Card
 from tomoscale.training import output
+from tomoscale.training.cross_validation import CrossValidation, cross_validate
+from tomoscale.training.folds import Labelled
 from tomoscale.training.loop import fit
 from tomoscale.training.recipe import Augmentation, Network, Optimiser, Stop
 from tomoscale.training.samples import Data, Sample
-from tomoscale.training.transfer import start_of
+from tomoscale.training.transfer import seen_by, start_of
 from tomoscale.volume import Volume
 
 STILL = recipe(
@@ -56,6 +58,7 @@ def test_weights_are_taken_and_the_card_says_from_whom(tmp_path, bundle):
         "weights_sha256": bundle.weights_sha256,
         "classes": ["void", "bone", "metal"],
         "new_tensors": [],
+        "training_samples": ["a", "b"],
     }
     before, after = weights(bundle.path), weights(result.last)
     for name, tensor in after.items():
@@ -86,6 +89,19 @@ def test_it_goes_on_only_from_the_same_start(tmp_path, bundle):
     fit(STILL, two_classes(), tmp_path / "out", start_from=bundle, resume=True, work=QUIET)
     with pytest.raises(InputError, match="was begun with another recipe"):
         fit(STILL, two_classes(), tmp_path / "out", resume=True, work=QUIET)
+
+
+def test_no_network_is_judged_by_what_the_one_before_has_learned(tmp_path, bundle):
+    seen = data(training=(sample("d", 7),), validation=(sample("b", 2),))
+    with pytest.raises(InputError, match="has learned from sample b, which is to judge what starts from it"):
+        fit(STILL, seen, tmp_path / "out", start_from=bundle, work=QUIET)
+    assert not (tmp_path / "out").exists()
+    second = fit(STILL, two_classes(), tmp_path / "second", start_from=bundle, work=QUIET)
+    assert seen_by(load_bundle(second.best)) == ("d", "a", "b"), "nor by what the one before that has"
+    folds = CrossValidation(STILL, Labelled(CLASSES, (sample("a", 1), sample("e", 8)), SIZE), 2, start_from=bundle)
+    with pytest.raises(InputError, match="has learned from sample a"):
+        cross_validate(folds, tmp_path / "folds", work=QUIET)
+    assert not (tmp_path / "folds").exists()
 
 
 def test_another_network_is_refused(tmp_path, bundle):

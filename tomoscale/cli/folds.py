@@ -37,7 +37,7 @@ def _cross_validate(  # noqa: PLR0913 -- each an option of its own
     plan = CrossValidation(
         given["recipe"], labelled_of(given), folds_of(given), given["name"], start_from=bundle_of(given["start_from"])
     )
-    return cross_validate(
+    result = cross_validate(
         plan,
         target,
         resume=resume,
@@ -45,6 +45,9 @@ def _cross_validate(  # noqa: PLR0913 -- each an option of its own
         tell=None if quiet else tell,
         work=Work(overwrite=overwrite, progress=False),
     )
+    if not result:
+        sys.exit(0)  # the first process tells the result; another document on stdout would spoil it
+    return result
 
 
 def target_of(output: Path | None, given: dict[str, Any]) -> Path:

@@ -32,6 +32,7 @@ from tomoscale.training.preparation import check_network, prepare
 from tomoscale.training.recipe import Recipe, as_document
 from tomoscale.training.result_folder import ResultFolder
 from tomoscale.training.samples import Data
+from tomoscale.training.transfer import refuse_seen
 from tomoscale.work import Work
 
 PROGRAM = "tomoscale cross-validation 1"
@@ -106,7 +107,8 @@ def cross_validate(
     Returns
     -------
     dict
-        The content of ``cross_validation.json``; with `only`, of its one fold.
+        The content of ``cross_validation.json``; with `only`, of its one fold (nothing in all but the first process of a
+        training on several devices).
 
     Raises
     ------
@@ -117,9 +119,7 @@ def cross_validate(
     """
     work, folder, said = work or Work(progress=False), Path(output).absolute(), tell or (lambda line: None)
     folds = plan.labelled.folds(plan.folds)
-    if only is not None and not 1 <= only <= len(folds):
-        raise ValueError(f"there are folds 1 to {len(folds)}, and no fold {only}")
-    _check_devices(plan.recipe, only)
+    _check(plan, folds, only, work)
     check_network(plan.recipe, len(plan.labelled.classes))
     results_in(folder).claim(plan.document(), resume=resume or only is not None, overwrite=work.overwrite)
     quiet = Work(work.client, work.resources, progress=work.progress)
@@ -131,7 +131,8 @@ def cross_validate(
         if only in (None, number):
             results.append(_train(number, data, plan, folder, (said, quiet)))
     if only is not None:
-        return _fold(only, results[0], folds[only - 1], plan)
+        # Of several processes that train one network, the first tells.
+        return _fold(only, results[0], folds[only - 1], plan) if results[0].first else {}
     return _sum_up(plan, folder, folds, results)
 
 
@@ -149,12 +150,20 @@ def _train(number: int, data: Data, plan: CrossValidation, folder: Path, how: tu
     )
 
 
-def _check_devices(recipe: Recipe, only: int | None) -> None:
-    if recipe.machine.devices > 1 and only is None:
+def _check(plan: CrossValidation, folds: Sequence[Data], only: int | None, work: Work) -> None:
+    """Refuse what makes no sense, before anything is written."""
+    if only is not None and not 1 <= only <= len(folds):
+        raise ValueError(f"there are folds 1 to {len(folds)}, and no fold {only}")
+    if only is not None and work.overwrite:
+        raise ValueError("one fold alone does not overwrite, which would remove all others: remove the output yourself")
+    if plan.recipe.machine.devices > 1 and only is None:
         raise PlanError(
-            f"the recipe trains on {recipe.machine.devices} devices, whose processes train one network: give --fold 1, --fold 2, ... "
-            "one after the other, and machine: devices: 1 to put the finished folds together"
+            f"the recipe trains on {plan.recipe.machine.devices} devices, whose processes train one network: give --fold 1, "
+            "--fold 2, ... one after the other, and machine: devices: 1 to put the finished folds together"
         )
+    for data in folds:
+        if plan.start_from is not None:
+            refuse_seen(plan.start_from, data)
 
 
 def results_in(folder: Path) -> ResultFolder:

@@ -39,7 +39,7 @@ from tomoscale.training.preparation import PreparedData, check_network, check_sl
 from tomoscale.training.recipe import Recipe
 from tomoscale.training.samples import Data
 from tomoscale.training.state import Training, go_on, save, start
-from tomoscale.training.transfer import start_of
+from tomoscale.training.transfer import refuse_seen, start_of
 from tomoscale.work import Work
 
 SHOW_SECONDS = 10.0
@@ -126,6 +126,7 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     folder = Output(Path(output).absolute())
     origin: dict[str, Any] = {}
     if isinstance(start_from, Bundle):
+        refuse_seen(start_from, data)
         begun = start_of(start_from, recipe, data.classes)
         start_from, origin = begun.network, begun.origin
     prepared = _prepare(recipe, data, folder, devices, resume, work or Work(progress=False), origin)

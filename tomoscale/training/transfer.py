@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tomoscale.networks.architectures import make_network
+from tomoscale.errors import InputError
+from tomoscale.networks.architectures import arguments_of, make_network
 from tomoscale.networks.bundle import Bundle
 from tomoscale.networks.card import ModelClass
 from tomoscale.training.preparation import network_arguments
 from tomoscale.training.recipe import Recipe
+from tomoscale.training.samples import Data
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Start:
     network : torch module
         As the recipe makes it.
     origin : dict
-        For the card: name, hash and classes of the network that gave its weights, and the tensors that are new.
+        For the card: name, hash, classes and samples of the network that gave its weights, and the tensors that are new.
     """
 
     network: nn.Module
@@ -78,14 +80,45 @@ def start_of(bundle: Bundle, recipe: Recipe, classes: Sequence[ModelClass]) -> S
         "weights_sha256": bundle.weights_sha256,
         "classes": [c.name for c in bundle.classes],
         "new_tensors": list(new),
+        "training_samples": list(seen_by(bundle)),
     }
     return Start(network, origin)
 
 
+def seen_by(bundle: Bundle) -> tuple[str, ...]:
+    """Names of the samples that a network has learned from, and those of the network that it started from."""
+    told = bundle.card.training
+    before = told.get("start_from")
+    names = [
+        *_names(told.get("training_samples")),
+        *_names(before.get("training_samples") if isinstance(before, dict) else ()),
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+def refuse_seen(bundle: Bundle, data: Data) -> None:
+    """Refuse to judge by samples that the network to start from has learned from.
+
+    Raises
+    ------
+    InputError
+    """
+    seen = set(seen_by(bundle))
+    found = [s.name for s in data.validation if s.name in seen]
+    if found:
+        raise InputError(
+            f"{bundle.path} has learned from sample {found[0]}, which is to judge what starts from it: give other samples for "
+            "validation, or a new name if it is another thing"
+        )
+
+
+def _names(said: object) -> list[str]:
+    """Names on a card, which somebody may have written by hand."""
+    return [str(name) for name in said] if isinstance(said, list | tuple) else []
+
+
 def _arguments_that_differ(bundle: Bundle, network: nn.Module) -> str:
     """Arguments in which a bundle differs from a network, but for the number of classes."""
-    from tomoscale.networks.architectures import arguments_of
-
     own, other = arguments_of(network), dict(bundle.arguments)
     names = sorted(({*own} | {*other}) - {"n_classes"})
     return ", ".join(f"{n} {other.get(n)!r} and not {own.get(n)!r}" for n in names if own.get(n) != other.get(n))
