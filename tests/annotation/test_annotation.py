@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import shutil
+import tracemalloc
 
 import jsonschema
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.blocks import measure_by_blocks
 from tests.training.tiny import recipe, sample
 from tests.world import volume_at
 from tomoscale.annotation import manifest
@@ -28,6 +30,7 @@ from tomoscale.cli.annotation import SCORES as NAMES
 from tomoscale.cli.shell import schema
 from tomoscale.engine import run
 from tomoscale.errors import InputError, PlanError
+from tomoscale.geometry import Grid
 from tomoscale.measures.uncertainty import SCORES, uncertainty, unit_of
 from tomoscale.memory_array import MemoryArray
 from tomoscale.networks.architectures import make_network
@@ -89,6 +92,29 @@ def test_scores_by_blocks_equal_the_whole_and_the_textbook(seed, shape, cell, bl
     np.testing.assert_allclose(whole / unit_of(score), table, atol=n_classes * math.prod(shape) / 2**20, rtol=1e-12)
 
 
+@pytest.mark.parametrize("score", ["entropy", "least_confidence", "margin"])
+def test_scores_are_the_same_on_the_device(score, device):
+    shares = tuple(probabilities(1, (5, 6, 7), 3))
+    measure = uncertainty(score, (2, 4, 3), (5, 6, 7), 3)
+    found = measure_by_blocks(measure, shares, (3, 3, 4), device)["scores"]
+    np.testing.assert_array_equal(found, measure_by_blocks(measure, shares, (5, 6, 7), "cpu")["scores"])
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("cell", [(1, 64, 64), (32, 64, 1), (8, 8, 8)])
+def test_scores_take_no_more_memory_than_declared(score, cell):
+    shape = (32, 64, 64)
+    shares = probabilities(1, shape, 3)[: 1 if score == "disagreement" else 3]
+    measure = uncertainty(score, cell, shape, 3)
+    block = measure.block(Grid(shape, shape), 0)
+    measure.function(*shares, block=block)  # fills the table of logarithms
+    tracemalloc.start()
+    measure.function(*shares, block=block)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= measure.bytes_per_voxel * math.prod(shape)
+
+
 def test_disagreements_are_summed_as_they_are():
     votes = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     measure = uncertainty("disagreement", (1, 3, 4), (2, 3, 4), 3)
@@ -111,6 +137,8 @@ def test_picks_are_the_highest_a_distance_apart_and_ties_go_by_place():
     assert [name_of(r, patches.shape) for r, _ in found] == ["y00000_x00002", "y00002_x00002"]
     with pytest.raises(ValueError, match=r"patches of .* do not lie within"):
         patches_of((2, 2, 2), (1, 4, 5))
+    with pytest.raises(ValueError, match=r"8388608 patches of .* make them larger"):
+        patches_of((1, 256, 256), (8192, 8192, 8192))
 
 
 @pytest.fixture(scope="module")

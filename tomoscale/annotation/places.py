@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from tomoscale.geometry import AXES, Region, Shape, three
 from tomoscale.training.class_index import Cells
+
+MAX_PIECES = 2**20
+"""Every block returns a number for each: 8 MiB."""
 
 
 def slices_across(axis: str, shape: Shape) -> Cells:
@@ -22,11 +26,16 @@ def patches_of(patch: Shape, shape: Shape) -> Cells:
     Raises
     ------
     ValueError
-        If no patch lies within the volume.
+        If no patch lies within the volume, or there are more than `MAX_PIECES`.
     """
     if any(p > n for p, n in zip(patch, shape, strict=True)):
         raise ValueError(f"patches of {patch} voxels do not lie within a volume of {shape}: make them smaller")
-    return Cells(shape, patch)
+    cells = Cells(shape, patch)
+    if math.prod(cells.counts) > MAX_PIECES:
+        raise ValueError(
+            f"a volume of {shape} holds {math.prod(cells.counts)} patches of {patch}, and {MAX_PIECES} can be scored: make them larger"
+        )
+    return cells
 
 
 def name_of(region: Region, shape: Shape) -> str:

@@ -10,6 +10,7 @@ Probabilities are whole numbers, ``round(65535 * p)``, and so are scores: sums a
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache, partial
 from typing import Literal
@@ -61,8 +62,8 @@ def uncertainty(score: Score, cell: Shape, shape: Shape, n_classes: int) -> Meas
         name=f"{score} by cell",
         function=partial(sum_scores, score=score, cell=cell),
         inputs=("disagreement",) if one else tuple(f"class_{n}" for n in range(n_classes)),
-        # Scores as int64 and those of one class, or the two largest so far; sums of rows are smaller.
-        bytes_per_voxel=24.0,
+        # Scores as int64, those of one class, or their sums twice where cells are single voxels along an axis.
+        bytes_per_voxel=26.0,
         counts_bytes=8 * math.prod(-(-n // c) for n, c in zip(shape, cell, strict=True)),
         parameters={"score": score, "cell": list(cell), "n_classes": n_classes},
     )
@@ -88,12 +89,18 @@ def sum_scores(*shares: Array, block: Block, score: Score, cell: Shape) -> Count
     xp = namespace_for(shares[0])
     values = scores_of([s[block.core] for s in shares], score)
     counts = tuple(-(-n // c) for n, c in zip(block.source_shape, cell, strict=True))
-    spans = []
-    for axis, (w, c) in enumerate(zip(block.write, cell, strict=True)):
-        first = w.start // c
-        starts = [max(p * c - w.start, 0) for p in range(first, -(-w.stop // c))]
-        values = xp.add.reduceat(values, starts, axis=axis) if len(starts) > 1 else values.sum(axis, keepdims=True)
-        spans.append(slice(first, first + len(starts)))
+    spans, ends = [], []
+    for w, c in zip(block.write, cell, strict=True):
+        first, stop = w.start // c, -(-w.stop // c)
+        spans.append(slice(first, stop))
+        ends.append([*(max(p * c - w.start, 0) for p in range(first, stop)), w.stop - w.start])
+    # Where most is added up first, least is held afterwards.
+    for axis in sorted(range(3), key=lambda a: len(ends[a]) / values.shape[a]):
+        parts = [
+            values[(*[slice(None)] * axis, slice(a, b))].sum(axis, keepdims=True)
+            for a, b in itertools.pairwise(ends[axis])
+        ]
+        values = xp.concatenate(parts, axis)
     table = xp.zeros(counts, np.int64)
     table[tuple(spans)] = values
     return {"scores": table}
