@@ -28,7 +28,7 @@ from tomoscale.training.fold_table import csv_of, page_of, quantities, table_of
 from tomoscale.training.folds import Labelled
 from tomoscale.training.loop import TrainingResult, fit
 from tomoscale.training.output import DESCRIPTION, Output
-from tomoscale.training.preparation import check_network, prepare
+from tomoscale.training.preparation import PreparedData, check_network, check_slices, prepare
 from tomoscale.training.recipe import Recipe, as_document
 from tomoscale.training.result_folder import ResultFolder
 from tomoscale.training.samples import Data
@@ -120,12 +120,12 @@ def cross_validate(
     work, folder, said = work or Work(progress=False), Path(output).absolute(), tell or (lambda line: None)
     folds = plan.labelled.folds(plan.folds)
     _check(plan, folds, only, work)
-    check_network(plan.recipe, len(plan.labelled.classes))
+    network = check_network(plan.recipe, len(plan.labelled.classes))
     results_in(folder).claim(plan.document(), resume=resume or only is not None, overwrite=work.overwrite)
     quiet = Work(work.client, work.resources, progress=work.progress)
     for number, data in enumerate(folds, 1):
         if not _begun(folder / f"fold_{number}"):
-            _prepare(number, data, plan, folder, quiet)
+            check_slices(network, plan.recipe, _prepare(number, data, plan, folder, quiet).validation)
     results = []
     for number, data in enumerate(folds, 1):
         if only in (None, number):
@@ -175,10 +175,10 @@ def _begun(folder: Path) -> bool:
     return (folder / DESCRIPTION).exists()
 
 
-def _prepare(number: int, data: Data, plan: CrossValidation, folder: Path, work: Work) -> None:
+def _prepare(number: int, data: Data, plan: CrossValidation, folder: Path, work: Work) -> PreparedData:
     """Count the data of a fold and refuse leaks; its training finds the records."""
     try:
-        prepare(data, plan.recipe, Output(folder / f"fold_{number}").passes, work)
+        return prepare(data, plan.recipe, Output(folder / f"fold_{number}").passes, work)
     except InputError as error:
         judged = ", ".join(s.name for s in data.validation)
         raise InputError(f"fold {number}, judged by {judged}: {error}") from error
