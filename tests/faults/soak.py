@@ -17,7 +17,7 @@ from tomoscale.plan import plan_measure
 from tomoscale.step import Counts, Measure
 from tomoscale.volume import Volume
 
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)

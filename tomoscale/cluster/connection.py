@@ -100,7 +100,12 @@ def scheduler(address: str, *, credentials: str | Path | None = None, insecure: 
 
     security = security_of(Path(credentials).expanduser()) if credentials is not None else None
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, **({} if security is None else {"security": security}))
+        client = Client(
+            address,
+            timeout=CONNECT_SECONDS,
+            set_as_default=False,
+            **({} if security is None else {"security": security}),
+        )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         keys = " with these keys" if encrypted else ""
         raise PlanError(

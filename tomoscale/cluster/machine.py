@@ -74,7 +74,8 @@ def local(processes: int | None = None, memory_bytes: int | None = None) -> Iter
                 death_timeout=START_SECONDS,
             )
         ) as cluster,
-        Client(cluster) as client,
+        # Not the default of everything in this process: a scheduler that is lost must not take other work with Dask along.
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
@@ -124,6 +125,6 @@ def gpus() -> Iterator[Client]:
             security=Security.temporary(),
             silence_logs=logging.CRITICAL,
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client

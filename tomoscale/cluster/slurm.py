@@ -83,7 +83,7 @@ def jobs(profile: str | None = None, n_jobs: int = 1) -> Iterator[Client]:
         try:
             cluster = _cluster(chosen, name, keys)
             keeper = Keeper(cluster, name, n_jobs)
-            with Client(cluster) as client:
+            with Client(cluster, set_as_default=False) as client:
                 keeper.start()
                 _wait_for_first(client, keeper)
                 yield client
