@@ -263,7 +263,10 @@ def test_input_that_cannot_be_labelled_is_refused(models, tmp_path, values, how,
 
 def test_other_voxel_sizes_are_taken_when_asked(models, tmp_path):
     values = scan(grey(shape=(2, 20, 20)), (5.0, 5.0, 6.0))
-    segment(values, tmp_path / "a.zarr", model=models / "slices", any_voxel_size=True, work=quiet())
+    labels = segment(values, tmp_path / "a.zarr", model=models / "slices", any_voxel_size=True, work=quiet())
+    assert labels.voxel_size_um == (5.0, 5.0, 6.0)
+    same = segment(scan(grey(shape=(2, 20, 20))), tmp_path / "b.zarr", model=models / "slices", work=quiet())
+    np.testing.assert_array_equal(labels.read(), same.read())
 
 
 @pytest.mark.parametrize(
