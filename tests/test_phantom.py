@@ -15,11 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
-from tomoscale import phantom as module
-from tomoscale import phantom_voxels as voxels
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, whole
-from tomoscale.phantom import BACKGROUND, BONE, LAYER, METAL, Corrosion, Detector, Phantom, Screw, bone_texture
+from tomoscale.phantom import (
+    BACKGROUND,
+    BONE,
+    LAYER,
+    METAL,
+    Corrosion,
+    Detector,
+    Phantom,
+    Screw,
+    bone,
+    bone_texture,
+    model,
+    voxels,
+)
+from tomoscale.phantom.random_fields import field_around
 
 SHAPE = (72, 64, 80)
 
@@ -209,7 +221,7 @@ def test_the_thread_has_its_radii_and_pitch():
 
 def test_the_angle_is_that_of_atan2():
     angles = np.linspace(-np.pi, np.pi, 1001)[1:-1]
-    turns = [voxels._turn.py_func(3 * np.sin(a), 3 * np.cos(a)) for a in angles]
+    turns = [model._turn.py_func(3 * np.sin(a), 3 * np.cos(a)) for a in angles]
     np.testing.assert_allclose(turns, angles / (2 * np.pi), atol=3e-4)
 
 
@@ -217,7 +229,7 @@ def test_smooth_fields_have_unit_variance():
     phantom = Phantom((64, 64, 64), 8, texture=texture())
     assert list(phantom._scales_um)[voxels.GRAIN] == "grain"
     assert len(phantom._scales_um) == voxels.N_FIELDS
-    field = phantom._field(whole((64, 64, 64)), "any", 2.5 * 5.0)
+    field = field_around(phantom._key("any"), whole((64, 64, 64)), (2.5, 2.5, 2.5))
     spline = scipy.ndimage.zoom(field.values, 4, order=1)
     assert spline.shape[0] > 64
     assert abs(field.values.mean()) < 0.1
@@ -267,7 +279,7 @@ def test_bad_arguments_are_named():
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
     bone_texture.cache_clear()
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bone.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install --no-deps qim3d"):
         Phantom(SHAPE)
 
@@ -287,13 +299,6 @@ def test_the_packages_texture_is_found(monkeypatch, tmp_path):
         np.testing.assert_array_equal(phantom.grey(region), expected.grey(region))
     finally:
         bone_texture.cache_clear()
-
-
-def test_the_threshold_is_otsus():
-    from skimage.filters import threshold_otsu
-
-    values = texture()
-    assert abs(module.otsu_threshold(values) - threshold_otsu(values)) <= 1
 
 
 def test_real_bone(real_data):

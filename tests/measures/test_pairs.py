@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.blocks import block_shapes, measure_by_blocks, seeds, small_shapes
 from tomoscale.errors import InputError
 from tomoscale.geometry import Halo, whole
-from tomoscale.measures import pairs
-from tomoscale.measures.pairs import Ids, fused_label_counts, label_counts, masked
+from tomoscale.measures import pair_tables
+from tomoscale.measures.ids import Ids, masked
+from tomoscale.measures.pairs import fused_label_counts, label_counts
 
 TYPES = ("u1", "i1", "u2", "i2", "i4", "u4", "i8", "u8", ">u2", ">i4")
 long_shapes = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(50, 210))
@@ -77,8 +78,8 @@ def test_the_way_of_the_gpu_gives_the_same_integers(seed, shape, n_ids, change):
     volumes = [Ids(n, stretches(rng, shape, n_ids, change).astype(np.uint8), n_ids) for n in ("t", "r", "l")]
     core = whole(shape)
     upper = tuple(n - 1 for n in shape)
-    mine, faulty = pairs._count_on_host(volumes, core, upper)
-    theirs, theirs_faulty = pairs._count_by_codes(volumes, core, upper)
+    mine, faulty = pair_tables.count_on_host(volumes, core, upper)
+    theirs, theirs_faulty = pair_tables.count_by_codes(volumes, core, upper)
     assert not faulty
     assert not theirs_faulty
     np.testing.assert_array_equal(mine[:, :n_ids, :n_ids], theirs[:, :n_ids, :n_ids])

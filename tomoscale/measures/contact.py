@@ -15,7 +15,8 @@ import numpy as np
 
 from tomoscale.arrays import namespace_for, ndimage_for
 from tomoscale.geometry import Halo
-from tomoscale.measures.pairs import Ids, check_number_of_ids, fused_label_counts, masked, origin_of
+from tomoscale.measures.ids import Ids, check_number_of_ids, masked, origin_of
+from tomoscale.measures.pairs import fused_label_counts
 from tomoscale.step import Counts, Measure
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import numpy as np
 
 from tomoscale.arrays import Array, namespace_for
 from tomoscale.geometry import Block, Halo, Spacing
-from tomoscale.measures.pairs import Ids, fused_label_counts, label_counts, masked, origin_of
+from tomoscale.measures.ids import Ids, masked, origin_of
+from tomoscale.measures.pairs import fused_label_counts, label_counts
 from tomoscale.step import Counts, Measure
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tomoscale.arrays import Array, on_host, to_host
 from tomoscale.geometry import Block, Spacing
-from tomoscale.measures.pairs import origin_of
+from tomoscale.measures.ids import origin_of
 from tomoscale.step import Counts, Measure
 
 _WORD = 32

@@ -14,7 +14,8 @@ import numpy as np
 
 from tomoscale.arrays import Array
 from tomoscale.geometry import Block, Halo
-from tomoscale.measures.pairs import Ids, fused_label_counts, label_counts, masked, origin_of
+from tomoscale.measures.ids import Ids, masked, origin_of
+from tomoscale.measures.pairs import fused_label_counts, label_counts
 from tomoscale.step import Counts, Measure
 
 Classes = Literal["s1_all4", "s2_foreground3"] | tuple[int, ...]

@@ -17,8 +17,8 @@ import numpy as np
 from tomoscale.arrays import Array, namespace_for, ndimage_for, on_host
 from tomoscale.geometry import Block, Halo, Region, Shape
 from tomoscale.measures.cylinder import Cylinder, bins_of
+from tomoscale.measures.ids import origin_of
 from tomoscale.measures.inertia import members
-from tomoscale.measures.pairs import origin_of
 from tomoscale.step import Counts, Measure
 
 OTHER, IMPLANT, BONE, FREE = range(4)

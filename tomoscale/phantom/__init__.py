@@ -14,173 +14,39 @@ order, has the same bits. Randomness is a hash of lattice points, never a sequen
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.ndimage
 import tifffile
 
-from tomoscale import phantom_voxels as voxels
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Region, Shape, Spacing, region_shape
+from tomoscale.phantom import voxels
+from tomoscale.phantom.bone import Held, bone_texture, laid
+from tomoscale.phantom.model import Model
+from tomoscale.phantom.random_fields import Field, field_around, ring_amplitudes, whitened
+from tomoscale.phantom.sample import Corrosion, Detector, Screw
+
+__all__ = [
+    "BACKGROUND",
+    "BONE",
+    "LAYER",
+    "METAL",
+    "Corrosion",
+    "Detector",
+    "Phantom",
+    "PhantomArray",
+    "Screw",
+    "bone_texture",
+]
 
 BACKGROUND, METAL, LAYER, BONE = 0, 1, 2, 3
 
 Part = Literal["scan", "truth", "screw"]
-
-
-@dataclass(frozen=True)
-class Screw:
-    """Geometry of the screw as implanted; lengths in micrometres, its axis along z.
-
-    Attributes
-    ----------
-    radius_um : float
-        Over the crests of the thread.
-    thread_depth_um, pitch_um : float
-        Crest to root, and crest to crest along z.
-    start_um, end_um : float
-        z of the top of the head and of the tip.
-    head_um : float
-        Height of the head, 1.3 radii wide and slotted; 0 for a headless screw.
-    centre_um : (y, x)
-        Where the axis crosses z = 0.
-    tilt : (dy/dz, dx/dz)
-        Small slope of the axis.
-    """
-
-    radius_um: float
-    thread_depth_um: float
-    pitch_um: float
-    start_um: float
-    end_um: float
-    head_um: float
-    centre_um: tuple[float, float]
-    tilt: tuple[float, float] = (0.0, 0.0)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.thread_depth_um < self.radius_um or self.pitch_um <= 0:
-            raise ValueError(
-                f"a screw needs 0 <= thread_depth_um < radius_um and pitch_um > 0, got thread_depth_um "
-                f"{self.thread_depth_um}, radius_um {self.radius_um}, pitch_um {self.pitch_um}"
-            )
-        if not self.start_um + self.head_um < self.end_um:
-            raise ValueError(
-                f"a screw needs start_um + head_um < end_um, got {self.start_um} + {self.head_um} and {self.end_um}"
-            )
-
-    @classmethod
-    def fitting(cls, shape: Shape, voxel_size_um: Spacing) -> Screw:
-        """Return a slightly tilted screw that fills a good half of the field of view, with the proportions of an M2."""
-        z, y, x = (n * h for n, h in zip(shape, voxel_size_um, strict=True))
-        radius = 0.27 * min(y, x)
-        return cls(
-            radius_um=radius,
-            thread_depth_um=0.2 * radius,
-            pitch_um=0.45 * radius,
-            start_um=0.05 * z,
-            end_um=0.94 * z,
-            head_um=0.1 * z,
-            centre_um=(0.5 * y - 0.01 * z, 0.49 * x + 0.01 * z),
-            tilt=(0.02, -0.02),
-        )
-
-
-@dataclass(frozen=True)
-class Corrosion:
-    """What the body did to the screw; lengths as fractions of its radius.
-
-    Attributes
-    ----------
-    depth : float
-        Mean depth of the corrosion front under the old surface.
-    roughness : float
-        Standard deviation of that depth; pits reach several times deeper.
-    growth : float
-        Mean height of the degradation layer over the old surface.
-    crack_width : float
-        Widest opening of the cracks in the layer (at least 2 voxels, so that some are resolved).
-    contact : float
-        Mean cover of the layer by new bone, in standard deviations of a smooth field: 0 covers about half, -1 little.
-    """
-
-    depth: float = 0.09
-    roughness: float = 0.04
-    growth: float = 0.02
-    crack_width: float = 0.045
-    contact: float = 0.0
-
-
-@dataclass(frozen=True)
-class Detector:
-    """How the sample shows in the scan, in uint16 grey levels.
-
-    The levels follow the linear attenuation at 50 keV relative to cortical bone (mass attenuation coefficients of
-    NIST times density: bone 0.81/cm, magnesium 0.57/cm, water 0.23/cm) on an offset of 8000: magnesium is darker than
-    bone, and the layer, magnesium hydroxide that takes up calcium phosphate, goes from metal's level to bone's.
-
-    Attributes
-    ----------
-    tissue, metal, layer, bone : float
-        Mean levels of marrow or fluid, residual metal, degradation layer and bone.
-    layer_variation : float
-        Standard deviation within the layer.
-    noise : float
-        Standard deviation of the noise, slightly correlated between neighbours.
-    rings : float
-        Amplitude of the ring artefacts around the rotation axis, the volume's middle.
-    fringe : float
-        Phase-contrast overshoot at interfaces, as a fraction of the step of the grey level.
-    blur_voxels : float
-        Width over which an interface's partial volume spreads.
-    shading : float
-        Loss of the level towards the corners of a slice, as a fraction.
-    """
-
-    tissue: float = 17000.0
-    metal: float = 30500.0
-    layer: float = 35000.0
-    bone: float = 40000.0
-    layer_variation: float = 2500.0
-    noise: float = 2000.0
-    rings: float = 1500.0
-    fringe: float = 0.35
-    blur_voxels: float = 1.5
-    shading: float = 0.03
-
-
-@lru_cache(maxsize=1)
-def bone_texture() -> np.ndarray:
-    """Real bone for the phantom: the example scan that the public package qim3d carries (MIT licence).
-
-    Returns
-    -------
-    (128, 128, 128) uint8 array
-        Cortical shell and trabecular network in X-ray computed tomography; read only.
-
-    Raises
-    ------
-    InputError
-        If qim3d is not installed. Its dependencies are not needed: the package is never imported.
-    """
-    spec = importlib.util.find_spec("qim3d")
-    folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-    for folder in folders:
-        path = folder / "examples" / "bone_128x128x128.tif"
-        if path.is_file():
-            texture = np.asarray(tifffile.imread(path))
-            texture.flags.writeable = False
-            return texture
-    raise InputError(
-        "the phantom's bone comes from the public package qim3d, which is not installed here: "
-        "run `pip install --no-deps qim3d`, or give your own (z, y, x) uint8 array as `texture`"
-    )
 
 
 @dataclass(frozen=True)
@@ -317,9 +183,9 @@ class Phantom:
         clean = self._filled(region, want_grey=True)[1]
         low = _low(region)
         noise = np.empty(tuple(n + 2 for n in clean.shape), np.int32)
-        voxels.whitened(self._key("noise"), (low[0] - 1, low[1] - 1, low[2] - 1), noise)
+        whitened(self._key("noise"), (low[0] - 1, low[1] - 1, low[2] - 1), noise)
         middle = (self.shape[1] / 2, self.shape[2] / 2)
-        first, rings = self._rings(region, middle)
+        first, rings = ring_amplitudes(self._key("rings"), region, middle, self.detector.rings)
         circle = 0.13 * min(self.shape[1:])
         numbers = (first, self.detector.noise, self.detector.shading, circle)
         return np.asarray(voxels.expose(clean, noise, rings, low, middle, numbers))
@@ -389,10 +255,10 @@ class Phantom:
 
     @cached_property
     def _bone(self) -> voxels.Bone:
-        return _laid(self.texture_digest, _Held(self._texture), int(self._key("bone")))
+        return laid(self.texture_digest, Held(self._texture), int(self._key("bone")))
 
     @cached_property
-    def _model(self) -> voxels.Model:
+    def _model(self) -> Model:
         s, c, d = self._screw, self.corrosion, self.detector
         voxel = self._voxel_um
         lengths = (s.radius_um, s.thread_depth_um, s.pitch_um, s.start_um, s.end_um, s.head_um)
@@ -400,7 +266,7 @@ class Phantom:
         cracks = (max(2 * voxel, c.crack_width * s.radius_um), self._scales_um["cracks"], c.contact)
         levels = (d.tissue, d.metal, d.layer, d.bone, d.layer_variation, d.fringe, d.blur_voxels)
         numbers = (*self.voxel_size_um, voxel, *lengths, *s.centre_um, *s.tilt, *front, *cracks, *levels)
-        return voxels.Model(*(float(n) for n in numbers))
+        return Model(*(float(n) for n in numbers))
 
     @cached_property
     def _voxel_um(self) -> float:
@@ -408,84 +274,14 @@ class Phantom:
 
     @cached_property
     def _scales_um(self) -> dict[str, float]:
-        """Lattice spacing of each field, in the order of the rows of `phantom_voxels`.
+        return voxels.spacings_um(self._screw.radius_um, self._voxel_um)
 
-        They go with the screw, so that a finer scan shows the same sample, but never below what the voxels resolve.
-        """
-        radius, voxel = self._screw.radius_um, self._voxel_um
-        return {
-            "front": max(0.22 * radius, 6 * voxel),
-            "pits": max(0.1 * radius, 4 * voxel),
-            "growth": max(0.12 * radius, 5 * voxel),
-            "cracks": max(0.17 * radius, 7 * voxel),
-            "opening": max(0.25 * radius, 8 * voxel),
-            "grain": max(0.025 * radius, 2.5 * voxel),
-            "cover": max(0.4 * radius, 8 * voxel),
-            **dict.fromkeys(("warp z", "warp y", "warp x"), 60 * voxel),
-        }
-
-    def _fields(self, region: Region) -> tuple[voxels.Field, ...]:
-        return tuple(self._field(region, name, scale) for name, scale in self._scales_um.items())
-
-    def _field(self, region: Region, name: str, scale_um: float) -> voxels.Field:
-        spacing = tuple(scale_um / h for h in self.voxel_size_um)
-        low = tuple(math.floor(r.start / s) - 1 for r, s in zip(region, spacing, strict=True))
-        high = tuple(math.floor((r.stop - 1) / s) + 3 for r, s in zip(region, spacing, strict=True))
-        values = np.empty([h - n for h, n in zip(high, low, strict=True)], np.float32)
-        # Uniform values have variance 1/3 and a cubic B-spline keeps 0.479 of it per axis: scaled to variance 1.
-        voxels.hashed(self._key(name), low, values, math.sqrt(3 / 0.479**3))
-        return voxels.Field(values, *low, *spacing)
-
-    def _rings(self, region: Region, middle: tuple[float, float]) -> tuple[int, np.ndarray]:
-        """First radius, and (z, radius) amplitudes: each detector pixel errs by its own, slowly changing amount."""
-        far = [max(abs(r.start - m), abs(r.stop - m)) for r, m in zip(region[1:], middle, strict=True)]
-        near = [max(0.0, r.start - m, m - r.stop) for r, m in zip(region[1:], middle, strict=True)]
-        first, last = int(math.hypot(*near)), int(math.hypot(*far)) + 2
-        z = np.arange(region[0].start, region[0].stop) / 24.0
-        low = int(z[0]) if z.size else 0
-        knots = np.empty(((int(z[-1]) if z.size else 0) - low + 2, 1, last - first + 1), np.float32)
-        voxels.hashed(self._key("rings"), (low, 0, first), knots, 1.0)
-        knots = knots[:, 0]
-        # To the fifth: few pixels err much. Multiplied out because machines differ in powers.
-        knots = knots * knots * knots * knots * knots * np.float32(self.detector.rings)
-        n = z.astype(np.int64) - low
-        t = (z - np.floor(z)).astype(np.float32)[:, None]
-        return first, knots[n] * (1 - t) + knots[n + 1] * t
-
-
-@dataclass(frozen=True)
-class _Held:
-    """An array that a cache passes through without looking at it."""
-
-    values: np.ndarray = field(compare=False)
-
-
-@lru_cache(maxsize=4)
-def _laid(digest: str, texture: _Held, key: int) -> voxels.Bone:
-    """Texture with its threshold and the mean levels on both sides, laid from a place that the seed draws."""
-    values = texture.values.astype(np.float32)
-    threshold = otsu_threshold(texture.values)
-    above = values > threshold
-    if above.all() or not above.any():
-        raise InputError(
-            f"the texture (sha256 {digest}...) has one grey level only, so it shows no bone against marrow"
+    def _fields(self, region: Region) -> tuple[Field, ...]:
+        z, y, x = self.voxel_size_um
+        return tuple(
+            field_around(self._key(name), region, (scale / z, scale / y, scale / x))
+            for name, scale in self._scales_um.items()
         )
-    z, y, x = ((key >> (16 * n) & 0xFFFF) / 0xFFFF * 2 * size for n, size in enumerate(values.shape))
-    # Smoothed a little: single dark voxels (lacunae, noise) would make salt and pepper of the truth.
-    soft = scipy.ndimage.gaussian_filter(values, 0.7, mode="mirror")
-    soft = np.rint(soft).astype(np.uint8)
-    return voxels.Bone(soft, z, y, x, 1.6, threshold, float(values[~above].mean()), float(values[above].mean()))
-
-
-def otsu_threshold(values: np.ndarray) -> float:
-    """Grey level of a uint8 array that best parts it in two (Otsu 1979, equation 18): above is the brighter part."""
-    counts = np.bincount(values.ravel(), minlength=256).astype(np.float64)
-    weight = np.cumsum(counts)
-    moment = np.cumsum(counts * np.arange(256))
-    total, mean = weight[-1], moment[-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mean * weight - total * moment) ** 2 / (weight * (total - weight))
-    return float(np.nanargmax(np.where(np.isfinite(between), between, -1.0))) + 0.5
 
 
 def _low(region: Region) -> tuple[int, int, int]:
