@@ -30,8 +30,9 @@ from tomoscale.kernels.majority import majority
 from tomoscale.kernels.morphology import opening
 from tomoscale.kernels.network import inference
 from tomoscale.ledger import Ledger
-from tomoscale.measures.intensity import Population, histogram
+from tomoscale.measures.intensity import histogram
 from tomoscale.measures.pairs import label_counts
+from tomoscale.measures.population import Population
 from tomoscale.measures.topology import configurations
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.plan import plan_map, plan_measure

@@ -39,8 +39,9 @@ from tomoscale.kernels.resample import bin_mean, resample
 from tomoscale.kernels.shells import shells
 from tomoscale.measures.class_histogram import class_histogram
 from tomoscale.measures.fixed_point import FixedPoint
-from tomoscale.measures.intensity import Population, histogram, label_moments
+from tomoscale.measures.intensity import histogram, label_moments
 from tomoscale.measures.pairs import label_counts
+from tomoscale.measures.population import Population
 from tomoscale.measures.surface_map import Roles, surface_map
 from tomoscale.measures.topology import configurations
 from tomoscale.plan import Plan, plan_map, plan_measure

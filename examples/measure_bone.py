@@ -16,8 +16,9 @@ from tomoscale import Volume, convert, plan_map, plan_measure, run
 from tomoscale.cli import lengths
 from tomoscale.kernels.classes import threshold
 from tomoscale.measures.greys import values_of
-from tomoscale.measures.intensity import Population, histogram
+from tomoscale.measures.intensity import histogram
 from tomoscale.measures.otsu import otsu_thresholds
+from tomoscale.measures.population import Population
 from tomoscale.measures.topology import configurations, euler_number, object_volume, surface_area
 
 

@@ -20,8 +20,9 @@ from tomoscale.kernels.filters import gaussian
 from tomoscale.kernels.majority import majority
 from tomoscale.kernels.morphology import closing, opening
 from tomoscale.kernels.network import inference
-from tomoscale.measures.intensity import Population, histogram
+from tomoscale.measures.intensity import histogram
 from tomoscale.measures.pairs import label_counts
+from tomoscale.measures.population import Population
 from tomoscale.measures.topology import configurations
 from tomoscale.networks.bundle import Bundle, load_bundle, save_bundle
 from tomoscale.networks.runtime import share_memory_pool

@@ -21,8 +21,9 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import Grid, Halo, Region, Shape, Spacing
 from tomoscale.kernels.filters import cast, gaussian, median
 from tomoscale.kernels.resample import resampled_shape
-from tomoscale.measures.intensity import Population, histogram
+from tomoscale.measures.intensity import histogram
 from tomoscale.measures.pairs import label_counts
+from tomoscale.measures.population import Population
 from tomoscale.plan import Plan, plan_map, plan_measure
 from tomoscale.resources import Resources
 from tomoscale.step import Kernel, Measure

@@ -25,6 +25,7 @@ from tomoscale.measures import contact, fraction
 from tomoscale.measures.cells import DIRECTIONS, direction_weights
 from tomoscale.measures.pairs import label_counts
 from tomoscale.measures.topology import configurations, euler_number, object_volume, surface_area
+from tomoscale.measures.touching import touching_voxels
 from tomoscale.memory_array import MemoryArray
 from tomoscale.plan import plan_map, plan_measure
 from tomoscale.volume import Volume, open_zarr
@@ -162,7 +163,7 @@ def screw_in_bone(screw_model, grey_bone) -> np.ndarray:
 def test_contact_of_a_screw_in_real_bone_equals_numpy(screw_in_bone, block_shape):
     labels = screw_in_bone
     assert np.count_nonzero(labels == 1) > 100_000
-    measures = (label_counts(4), contact.touching_voxels((1, 2), 3))
+    measures = (label_counts(4), touching_voxels((1, 2), 3))
     volume = Volume(MemoryArray(labels, "labels"), (BONE_VOXEL_UM,) * 3)
     counts = run(plan_measure(measures, {"labels": volume, "truth": volume}, block_shape=block_shape))
     faces, touching = (counts[m.name] for m in measures)

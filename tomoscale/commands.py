@@ -21,7 +21,7 @@ from tomoscale.json_files import read_json
 from tomoscale.kernels.filters import cast, clip_and_scale
 from tomoscale.kernels.majority import majority
 from tomoscale.kernels.scaling import standardise
-from tomoscale.measures.intensity import Population
+from tomoscale.measures.population import Population
 from tomoscale.networks.card import Normalisation
 from tomoscale.normalisation import scaling_of
 from tomoscale.volume import Kind, LabelClass, Volume

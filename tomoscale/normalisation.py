@@ -8,15 +8,9 @@ from tomoscale.errors import InputError
 from tomoscale.kernels.filters import clip_and_scale
 from tomoscale.kernels.scaling import STANDARDISED, Scaling
 from tomoscale.measures.fixed_point import FixedPoint
-from tomoscale.measures.intensity import (
-    Population,
-    histogram,
-    label_moments,
-    moments,
-    moments_from_histogram,
-    percentiles,
-    refinement,
-)
+from tomoscale.measures.grey_figures import moments, moments_from_histogram, percentiles
+from tomoscale.measures.intensity import histogram, label_moments, refinement
+from tomoscale.measures.population import Population
 from tomoscale.networks.card import Normalisation
 from tomoscale.step import Counts
 from tomoscale.volume import Volume, ZarrArray

@@ -12,8 +12,9 @@ from tomoscale.formats import open_volume
 from tomoscale.kernels.classes import threshold as threshold_kernel
 from tomoscale.kernels.filters import cast
 from tomoscale.measures.greys import n_bins, values_of
-from tomoscale.measures.intensity import Population, histogram
+from tomoscale.measures.intensity import histogram
 from tomoscale.measures.otsu import otsu_thresholds
+from tomoscale.measures.population import Population
 from tomoscale.volume import Volume
 from tomoscale.work import Work
 

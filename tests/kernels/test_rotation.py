@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
 from tomoscale.geometry import Grid
-from tomoscale.kernels.planes import PLANES
+from tomoscale.kernels.nine_planes import PLANES
 from tomoscale.kernels.rotation import Rotation, rotate
 from tomoscale.kernels.slice_sampling import sample, sample_on_host
 

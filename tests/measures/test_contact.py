@@ -14,7 +14,8 @@ from scipy import ndimage
 from tests.blocks import block_shapes, measure_by_blocks, seeds, small_shapes
 from tomoscale.errors import InputError
 from tomoscale.measures import contact
-from tomoscale.measures.contact import faces, surface_voxels, touching_voxels
+from tomoscale.measures.contact import faces
+from tomoscale.measures.touching import surface_voxels, touching_voxels
 
 UNIT = (1.0, 1.0, 1.0)
 

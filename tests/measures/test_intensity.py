@@ -18,18 +18,9 @@ from tomoscale.measures import fixed_point as fixed
 from tomoscale.measures import greys
 from tomoscale.measures.choice import Voxels, interior_of, nothing_met, spans_of
 from tomoscale.measures.fixed_point import FixedPoint, sums_of
-from tomoscale.measures.intensity import (
-    Moments,
-    Population,
-    cnr,
-    histogram,
-    label_moments,
-    moments,
-    moments_from_histogram,
-    percentiles,
-    refinement,
-    snr,
-)
+from tomoscale.measures.grey_figures import Moments, cnr, moments, moments_from_histogram, percentiles, snr
+from tomoscale.measures.intensity import histogram, label_moments, refinement
+from tomoscale.measures.population import Population
 
 DTYPES = list(greys.COUNTED_TYPES)
 PERCENTS = (0.0, 0.5, 25.0, 50.0, 63.21, 99.5, 100.0)

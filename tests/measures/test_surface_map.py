@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, measure_by_blocks, seeds, small_shapes
 from tomoscale.geometry import Grid
-from tomoscale.measures import contact
 from tomoscale.measures.cylinder import Cylinder, bins_of, cylinder_around
 from tomoscale.measures.inertia import Axis
 from tomoscale.measures.surface_map import Roles, count_by_masks, surface_map
+from tomoscale.measures.touching import surface_voxels, touching_voxels
 
 ALONG_Z = Axis((4.0, 5.0, 6.0), (1.0, 0.0, 0.0), (3.0, 1.0, 1.0), True)
 TILTED = Axis((4.3, 5.1, 6.2), (0.8, -0.36, 0.48), (3.0, 1.0, 1.0), True)
@@ -59,7 +59,7 @@ def test_touching_by_gap_equals_the_measure_of_contact(seed, shape, blocks, gaps
     labels = np.random.default_rng(seed).choice(4, shape, p=(0.3, 0.3, 0.2, 0.2)).astype(np.uint8)
     found = measure_by_blocks(surface_map(gaps_voxels=gaps), (labels,), blocks)
     for g, gap in enumerate(gaps):
-        expected = measure_by_blocks(contact.touching_voxels(gap_voxels=gap), (labels,), shape)
+        expected = measure_by_blocks(touching_voxels(gap_voxels=gap), (labels,), shape)
         np.testing.assert_array_equal(found["touching_voxels"][g], expected["touching_voxels"])
         np.testing.assert_array_equal(found["touching_faces"][g], expected["touching_faces"])
     assert "map" not in found
@@ -103,7 +103,7 @@ def test_a_device_gives_the_same(device):
 def test_the_surface_of_a_mask_has_the_voxels_that_contact_counts(seed, shape, blocks):
     mask = np.random.default_rng(seed).choice([0, 1, 3, 255], shape, p=(0.4, 0.2, 0.2, 0.2)).astype(np.uint8)
     found = measure_by_blocks(surface_map(Roles(None)), (mask,), blocks)
-    expected = measure_by_blocks(contact.surface_voxels(), (mask,), shape)["surface_voxels"]
+    expected = measure_by_blocks(surface_voxels(), (mask,), shape)["surface_voxels"]
     assert found["touching_voxels"][0].tolist() == [0, expected[0]]
     assert measure_by_blocks(surface_map(Roles(None)), (mask > 0,), blocks)["touching_voxels"][0, 1] == expected[0]
 

@@ -16,8 +16,8 @@ from tomoscale.errors import BlocksFailed, InputError, PlanError
 from tomoscale.geometry import Grid, region_shape
 from tomoscale.kernels import planes as kernels
 from tomoscale.kernels.network import TORCH_BYTES
+from tomoscale.kernels.nine_planes import PLANES
 from tomoscale.kernels.plane_sums import add_predicted, add_turned, frame_of, predict_turned
-from tomoscale.kernels.planes import PLANES
 from tomoscale.kernels.rotation import Rotation
 from tomoscale.ledger import Ledger
 from tomoscale.networks.bundle import load_bundle, save_bundle

@@ -16,6 +16,7 @@ from tests.blocks import measure_by_blocks
 from tomoscale.errors import InputError
 from tomoscale.measures import contact
 from tomoscale.measures.topology import configurations, surface_area
+from tomoscale.measures.touching import surface_voxels
 from tomoscale.memory_array import MemoryArray
 from tomoscale.studies import implant, regions
 from tomoscale.studies.regions import shell_edges
@@ -355,7 +356,7 @@ def test_the_degradation_of_a_ball_by_both_surfaces():
     ball, rest = squares <= 60**2, squares <= 50**2
     lost = float(ball.sum() - rest.sum())
     cells = measure_by_blocks(configurations(), (ball,), (64, 125, 125))["configurations"]
-    found = measure_by_blocks(contact.surface_voxels(), (ball,), (64, 125, 125))
+    found = measure_by_blocks(surface_voxels(), (ball,), (64, 125, 125))
     unit = (1.0, 1.0, 1.0)
     assert lost / surface_area(cells, unit) == pytest.approx(8.4334, abs=1e-4)
     assert lost / contact.surface_area_of_voxels(found, unit) == pytest.approx(10.251, abs=1e-3)

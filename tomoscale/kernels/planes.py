@@ -8,7 +8,6 @@ the same bits by slabs of whole slices, by blocks, and in memory at once.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,50 +17,16 @@ import numpy as np
 from tomoscale.arrays import Array, namespace_for
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Halo, Region, Shape, region_shape, shift, three
-from tomoscale.kernels.network import ALL_WINDOWS_BYTES, TORCH_BYTES, Runtime, mean_logits, start
+from tomoscale.kernels.network import TORCH_BYTES, Runtime, mean_logits, start
+from tomoscale.kernels.nine_planes import Plane
 from tomoscale.kernels.rotation import Rotation
 from tomoscale.kernels.tiles import Tiles, batch_shape, tiles_of
 from tomoscale.networks.bundle import Bundle
-from tomoscale.networks.runtime import Forward, check_runtime, window_threads
+from tomoscale.networks.runtime import Forward, window_threads
 from tomoscale.networks.workspace import workspace_bytes
 
 WINDOW_STEP = 64
 """Windows on the canvas begin and end at multiples of this: libraries prepare every shape of a window once."""
-
-
-@dataclass(frozen=True)
-class Plane:
-    """One way to cut a volume into slices.
-
-    Attributes
-    ----------
-    name : str
-    rotation : 0, 1, 2 or None
-        Axis that the volume is turned about by 45 degrees first.
-    normal : 0, 1, 2
-        Axis of the (turned) volume that slices are cut across.
-    """
-
-    name: str
-    rotation: int | None
-    normal: int
-
-
-PLANES = (
-    Plane("rc", None, 0),
-    Plane("cp", None, 1),
-    Plane("pr", None, 2),
-    Plane("z1", 0, 2),
-    Plane("z2", 0, 1),
-    Plane("y1", 1, 2),
-    Plane("y2", 1, 0),
-    Plane("x1", 2, 1),
-    Plane("x2", 2, 0),
-)
-"""The planes of Baltruschat et al. 2021 in the order they are added: the three faces of a cube, and the six diagonal ones.
-
-Slices across the axis of a rotation are left out: they are those of the volume, turned in themselves.
-"""
 
 
 @dataclass(frozen=True)
@@ -97,11 +62,6 @@ class PlaneNetwork:
     fixed_bytes: int
 
     @property
-    def order(self) -> Shape:
-        """Axes of the volume as (slice, row, column)."""
-        return three((self.plane.normal, *(a for a in range(3) if a != self.plane.normal)))
-
-    @property
     def halo(self) -> Halo:
         """Margins of a window along z, y and x."""
         return Halo(self.along_axes(self.tiles.before), self.along_axes(self.tiles.after))
@@ -126,7 +86,7 @@ class PlaneNetwork:
 
     def along_axes(self, values: Shape) -> Shape:
         """Numbers of (slice, row, column) as (z, y, x)."""
-        return three(values[self.order.index(a)] for a in range(3))
+        return three(values[self.plane.order.index(a)] for a in range(3))
 
     def shares(self, region: Region, grey: Callable[[Region], Array], like: Array) -> Array:
         """What the network says of a region of the volume that is cut: (classes, z, y, x) float32.
@@ -142,8 +102,8 @@ class PlaneNetwork:
         xp = namespace_for(like)
         _, forwards, streams = start(self.bundle, Runtime(*self.runtime), self.at_once, like)
         result = xp.empty((len(self.bundle.classes), *region_shape(region)), np.float32)
-        view = result.transpose(0, *(1 + a for a in self.order))
-        ordered = _ordered(region, self.order)
+        view = result.transpose(0, *(1 + a for a in self.plane.order))
+        ordered = _ordered(region, self.plane.order)
 
         def compute(tile: Region) -> None:
             self._compute(tile, ordered, grey, forwards, view)
@@ -181,12 +141,12 @@ class PlaneNetwork:
     def _input(self, window: Region, grey: Callable[[Region], Array]) -> Array:
         """Values of a window with zeros beyond the volume's end: float32, (slice, row, column)."""
         real = [slice(w.start, min(w.stop, n)) for w, n in zip(window, self.tiles.shape, strict=True)]
-        z, y, x = (real[self.order.index(a)] for a in range(3))
+        z, y, x = (real[self.plane.order.index(a)] for a in range(3))
         part = grey((z, y, x))
         xp = namespace_for(part)
         padded = xp.zeros(region_shape(window), np.float32)
         view = padded[tuple(slice(0, r.stop - r.start) for r in real)]
-        view[...] = part.transpose(self.order)
+        view[...] = part.transpose(self.plane.order)
         if part.dtype.kind == "f" and not bool(xp.isfinite(view).all()):
             place = ", ".join(f"{axis} {r.start}:{r.stop}" for axis, r in zip(AXES, (z, y, x), strict=True))
             raise InputError(f"the grey values in {place} hold NaN or infinity, which no network can label")
@@ -218,7 +178,7 @@ class PlaneNetwork:
     def across(self) -> int:
         """Place in (slice, row, column) of the axis of the canvas that slices lie in."""
         assert self.plane.rotation is not None
-        return self.order.index(3 - self.plane.rotation - self.plane.normal)
+        return self.plane.order.index(3 - self.plane.rotation - self.plane.normal)
 
     @property
     def footprint(self) -> tuple[np.ndarray, np.ndarray]:
@@ -260,11 +220,10 @@ def plane_network(  # noqa: PLR0913 -- each is one decision that the result or t
     ValueError
         If the tile is not a multiple of the stride, or the backend is not installed.
     """
-    check_runtime(backend, precision)
+    runtime = Runtime(backend, precision)
     _check_bundle(bundle)
-    shape = volume_shape if plane.rotation is None else Rotation(plane.rotation, volume_shape).canvas
-    order = (plane.normal, *(a for a in range(3) if a != plane.normal))
-    tiles = tiles_of(bundle, three(shape[a] for a in order), None if tile is None else (1, tile, tile))
+    shape = plane.cut_shape(volume_shape)
+    tiles = tiles_of(bundle, three(shape[a] for a in plane.order), None if tile is None else (1, tile, tile))
     if not bundle.reach.local and tiles.tile[1:] != tiles.canvas[1:]:
         raise InputError(
             f"{bundle.path}: what this network says of a voxel depends on its whole window, and slices of {tiles.shape[1:]} voxels "
@@ -272,7 +231,7 @@ def plane_network(  # noqa: PLR0913 -- each is one decision that the result or t
         )
     # Resident memory grew by 1.4 times the activations: libraries copy to their own layouts.
     window = workspace_bytes(bundle.skeleton(), batch_shape(bundle, tiles.largest_window)) * 3 // 2
-    at_once = max(1, min(os.cpu_count() or 1, ALL_WINDOWS_BYTES // window))
+    at_once = runtime.windows_at_once(window)
     fixed_bytes = TORCH_BYTES + at_once * window + 2 * bundle.weights_bytes
     return PlaneNetwork(bundle, plane, volume_shape, shape, tiles, space, (backend, precision), at_once, fixed_bytes)
 

@@ -14,11 +14,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from tomoscale.arrays import Array, namespace_for, ndimage_for, on_host
-from tomoscale.geometry import Block, Halo, Region, Shape
+from tomoscale.arrays import Array, namespace_for, on_host
+from tomoscale.geometry import Block, Halo
 from tomoscale.measures.cylinder import Cylinder, bins_of
 from tomoscale.measures.ids import origin_of
 from tomoscale.measures.inertia import members
+from tomoscale.measures.touching import beside, grown
 from tomoscale.step import Counts, Measure
 
 OTHER, IMPLANT, BONE, FREE = range(4)
@@ -169,12 +170,12 @@ def count_by_masks(labels: Array, block: Block, roles: Roles, gaps: tuple[int, .
     voxels, faces = xp.zeros((len(gaps), 2), np.int64), xp.zeros((len(gaps), 3, 2), np.int64)
     places = xp.zeros((*bins[2], 2), np.int64)
     for g, gap in enumerate(gaps):
-        bridged = _grown(bone, gap) & free if gap else xp.zeros_like(free)
+        bridged = grown(bone, gap) & free if gap else xp.zeros_like(free)
         targets = (bone | bridged, free & ~bridged)
         near = [xp.zeros(block.write_shape, bool) for _ in range(2)]
         for axis in range(3):
             for step in (-1, 1):
-                here, there = _beside(block.core, labels.shape, axis, step)
+                here, there = beside(block.core, labels.shape, axis, step)
                 for t, target in enumerate(targets):
                     met = inside[block.core][here] & target[there]
                     near[t][here] |= met
@@ -195,23 +196,6 @@ def _add_places(table: Array, doubled: Array, kinds: Array, bins: Bins) -> None:
     step, sector = bins_of(doubled, *bins)
     code = (step * bins[2][1] + sector) * 2 + kinds
     table += xp.bincount(code, minlength=table.size).reshape(table.shape)
-
-
-def _beside(core: Region, shape: Shape, axis: int, step: int) -> tuple[Region, Region]:
-    """Core voxels that have a neighbour at `step` along an axis, counted from the core, and these neighbours."""
-    start, stop = max(core[axis].start, -step), min(core[axis].stop, shape[axis] - step)
-    here = [slice(0, c.stop - c.start) for c in core]
-    there = list(core)
-    here[axis] = slice(start - core[axis].start, max(start, stop) - core[axis].start)
-    there[axis] = slice(start + step, max(start, stop) + step)
-    return (here[0], here[1], here[2]), (there[0], there[1], there[2])
-
-
-def _grown(mask: Array, radius: int) -> Array:
-    xp = namespace_for(mask)
-    offset = xp.arange(-radius, radius + 1) ** 2
-    ball = offset[:, None, None] + offset[:, None] + offset <= radius**2
-    return ndimage_for(mask).binary_dilation(mask, structure=ball)
 
 
 def _ball(radius: int) -> tuple[np.ndarray, np.ndarray]:

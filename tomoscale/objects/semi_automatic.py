@@ -31,8 +31,9 @@ from tomoscale.kernels.gradient import gradient_magnitude
 from tomoscale.kernels.ranges import Range, classes_of_ranges
 from tomoscale.ledger import read_plan
 from tomoscale.measures.greys import HALF, values_of
-from tomoscale.measures.intensity import Population, histogram
+from tomoscale.measures.intensity import histogram
 from tomoscale.measures.otsu import otsu_thresholds
+from tomoscale.measures.population import Population
 from tomoscale.objects.distance import Source, finished_before, known_voxel_size, made_of, parts_of
 from tomoscale.objects.filters import remove_small
 from tomoscale.objects.watershed import identity, watershed

@@ -11,8 +11,9 @@ import numpy as np
 
 from tomoscale.errors import InputError
 from tomoscale.geometry import Shape
+from tomoscale.kernels.nine_planes import PLANES
 from tomoscale.kernels.plane_blocks import fuse_blocks
-from tomoscale.kernels.planes import PLANES, PlaneNetwork, plane_network
+from tomoscale.kernels.planes import PlaneNetwork, plane_network
 from tomoscale.kernels.voting import Ballot, of_tally
 from tomoscale.networks.bundle import Bundle
 from tomoscale.parts import origin_of

@@ -11,7 +11,7 @@ from tomoscale.geometry import AXES
 from tomoscale.kernels.network import Runtime
 from tomoscale.kernels.scaling import Scaling
 from tomoscale.ledger import read_plan
-from tomoscale.measures.intensity import Population
+from tomoscale.measures.population import Population
 from tomoscale.networks.bundle import Bundle, load_bundle
 from tomoscale.normalisation import made_by_normalise, range_of, scaling_of
 from tomoscale.objects.distance import parts_of

@@ -56,7 +56,7 @@ def _window_voxels(network: PlaneNetwork, spans: Spans, source_shape: Shape) -> 
 
 def _of_grid(network: PlaneNetwork, spans: Spans) -> int:
     """Voxels for every block of a grid over the volume that is cut."""
-    ordered = [spans[a] for a in network.order]
+    ordered = [spans[a] for a in network.plane.order]
     if not network.trimmed:
         return math.prod(_total(network, a, ordered[a]) for a in range(3))
     across = network.across

@@ -9,8 +9,9 @@ from tomoscale.measures.class_histogram import INTEGERS, class_histogram, zeros
 from tomoscale.measures.contact import faces
 from tomoscale.measures.cylinder import Cylinder
 from tomoscale.measures.fraction import roi_fractions
-from tomoscale.measures.intensity import Population, label_moments
+from tomoscale.measures.intensity import label_moments
 from tomoscale.measures.pairs import label_counts
+from tomoscale.measures.population import Population
 from tomoscale.measures.profile import along_axis, on_faces
 from tomoscale.measures.surface_map import Roles, surface_map
 from tomoscale.measures.topology import configurations

@@ -15,7 +15,7 @@ import numpy as np
 from tomoscale.commands import CLASSES
 from tomoscale.errors import InputError
 from tomoscale.measures import contact, fraction, overlap
-from tomoscale.measures.intensity import Moments, cnr, snr
+from tomoscale.measures.grey_figures import Moments, cnr, snr
 from tomoscale.measures.topology import object_volume, surface_area
 from tomoscale.step import Counts
 from tomoscale.studies.counting import BONE, GAPS_VOXELS, IMPLANT, LAYER, METAL, Layout

@@ -20,8 +20,8 @@ from tomoscale.geometry import Spacing
 from tomoscale.ledger import replace_text
 from tomoscale.measures.class_histogram import centres
 from tomoscale.measures.cylinder import cylinder_around
+from tomoscale.measures.grey_figures import moments
 from tomoscale.measures.inertia import Axis, axis_of, inertia
-from tomoscale.measures.intensity import moments
 from tomoscale.objects.filters import fill_holes
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Counts

@@ -8,16 +8,9 @@ import numpy as np
 
 from tomoscale.errors import InputError
 from tomoscale.measures.fixed_point import FixedPoint
-from tomoscale.measures.intensity import (
-    Moments,
-    Population,
-    histogram,
-    label_moments,
-    moments,
-    moments_from_histogram,
-    percentiles,
-    refinement,
-)
+from tomoscale.measures.grey_figures import Moments, moments, moments_from_histogram, percentiles
+from tomoscale.measures.intensity import histogram, label_moments, refinement
+from tomoscale.measures.population import Population
 from tomoscale.networks.card import Normalisation
 from tomoscale.step import Counts
 from tomoscale.volume import Volume
