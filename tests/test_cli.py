@@ -382,7 +382,7 @@ def test_errors_are_as_their_schema_says(tmp_path, capsys):
 
 def test_choices_offered_are_those_of_the_functions():
     from tomoscale.formats.export import FORMATS as WRITTEN
-    from tomoscale.formats.raw import RAW_DTYPES
+    from tomoscale.formats.raw_layout import RAW_DTYPES
     from tomoscale.studies.quantities import MEANS, NOISES, ROIS
 
     assert tuple(f for f in FORMATS if f != OME_04) == tuple(WRITTEN)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tomoscale.cli import values
 from tomoscale.cli.command import Option, actions_of, flag, option
-from tomoscale.configuration import MAX_BYTES, ConfigurationError, Setting, check_keys, did_you_mean, load, options_of
+from tomoscale.configuration import check_keys, did_you_mean, options_of
 from tomoscale.errors import InputError
+from tomoscale.settings import MAX_BYTES, ConfigurationError, Setting, load
 
 OPTIONS = (
     option("source", type=values.input_path, help="what is read"),

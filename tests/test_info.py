@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.blocks import seeds
 from tomoscale.engine import run
 from tomoscale.errors import InputError
-from tomoscale.formats.raw import RawLayout
+from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.geometry import Region, Shape
 from tomoscale.info import in_words, info
 from tomoscale.kernels.filters import cast

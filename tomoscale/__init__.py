@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tomoscale.engine import run as run
     from tomoscale.formats import open_volume as open_volume
     from tomoscale.formats.export import export_volume as export_volume
-    from tomoscale.formats.raw import RawLayout as RawLayout
+    from tomoscale.formats.raw_layout import RawLayout as RawLayout
     from tomoscale.networks.architectures import register_architecture as register_architecture
     from tomoscale.networks.bundle import load_bundle as load_bundle
     from tomoscale.networks.bundle import save_bundle as save_bundle
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for: `tomoscale --help` and `import tomoscale` pay for nothing they do not use.
 _HOMES = {
-    "RawLayout": "formats.raw",
+    "RawLayout": "formats.raw_layout",
     "Resources": "resources",
     "Volume": "volume",
     "Work": "work",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
-from tomoscale.formats.raw import RawLayout
+from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.geometry import Spacing
 from tomoscale.json_files import read_json
 from tomoscale.kernels.filters import cast, clip_and_scale

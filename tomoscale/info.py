@@ -20,7 +20,7 @@ from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.watch import run_state
 
 if TYPE_CHECKING:
-    from tomoscale.formats.raw import RawLayout
+    from tomoscale.formats.raw_layout import RawLayout
 
 _NAMES = {
     ".nii": "NIfTI",

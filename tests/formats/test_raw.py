@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tests.blocks import seeds, small_shapes
 from tomoscale.errors import InputError
 from tomoscale.formats import inflate, rows
-from tomoscale.formats.raw import RAW_DTYPES, RawLayout, compressed_storage, open_raw, raw_storage
+from tomoscale.formats.raw import compressed_storage, open_raw, raw_storage
+from tomoscale.formats.raw_layout import RAW_DTYPES, RawLayout
 
 SHAPE = (12, 9, 14)
 VALUES = np.random.default_rng(0).integers(0, 60000, SHAPE).astype("u2")

@@ -14,7 +14,7 @@ from tomoscale.cli import main, make_program_of_all
 from tomoscale.cli.shell import schema
 from tomoscale.cli.train_config import part_of, read, settings_of
 from tomoscale.cli.training import PRESETS as NAMES
-from tomoscale.configuration import ConfigurationError, load
+from tomoscale.settings import ConfigurationError, load
 from tomoscale.training.presets import PRESETS
 from tomoscale.training.recipe import Augmentation, Chance, Loss, Recipe, Sampling
 

@@ -20,10 +20,10 @@ from tomoscale.cli import main, make_program_of_all
 from tomoscale.cli.folds import PARTS, folds_of
 from tomoscale.cli.shell import schema
 from tomoscale.cli.train_config import read
-from tomoscale.configuration import ConfigurationError
 from tomoscale.errors import InputError, PlanError
 from tomoscale.measures.overlap import iou
 from tomoscale.networks.bundle import load_bundle
+from tomoscale.settings import ConfigurationError
 from tomoscale.training import cross_validation, output
 from tomoscale.training.cross_validation import CrossValidation, cross_validate
 from tomoscale.training.fold_table import ALL, FOREGROUND, over_folds, quantities

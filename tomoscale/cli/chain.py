@@ -17,7 +17,7 @@ from tomoscale.cli.running import declare, naming, planning
 from tomoscale.errors import InputError, PlanError
 
 if TYPE_CHECKING:
-    from tomoscale.configuration import Setting
+    from tomoscale.settings import Setting
     from tomoscale.work import Work
 
 PER_STEP = tuple(o for o in RUNNING if destination(o) in ("block", "overwrite"))
@@ -84,15 +84,15 @@ def read(options: dict[str, Any], commands: Mapping[str, Command]) -> dict[str, 
     ConfigurationError, InputError, PlanError
         If a key, a value or a path is wrong; each names file and line.
     """
-    from tomoscale import configuration
+    from tomoscale import configuration, settings
 
-    root = configuration.load(options.pop("config"))
+    root = settings.load(options.pop("config"))
     running = [a for a in actions_of(RUNNING) if a.dest != "plan"]
     top = configuration.check_keys(root, ["steps", *map(configuration.key_of, running)], ["steps"])
     items = top["steps"].items("such as `- convert: {source: slices/, target: scan.zarr}`")
     steps = [_step(item, commands) for item in items]
     check_paths(steps)
-    rest = configuration.Setting({k: v for k, v in top.items() if k != "steps"}, root.file, root.line, root.key)
+    rest = settings.Setting({k: v for k, v in top.items() if k != "steps"}, root.file, root.line, root.key)
     found = configuration.options_of(rest, running)
     chosen = {a.dest: options[a.dest] for a in running if options[a.dest] != a.default}
     return {**options, **found, **chosen, "steps": steps}

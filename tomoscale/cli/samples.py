@@ -140,21 +140,21 @@ def _typed(action: argparse.Action, text: str) -> Any:
 
 def _from_file(options: dict[str, Any], config: str, beside: Mapping[str, Any]) -> dict[str, Any]:
     """Read a study's configuration; on the command line only how to run may be said beside it."""
-    from tomoscale import configuration
+    from tomoscale import configuration, settings
 
     defaults = {a.dest: a.default for a in actions_of((FOLDER, *STUDY))}
     given = {**{k: options[k] for k in defaults if options[k] != defaults[k]}, **{k: v for k, v in beside.items() if v}}
     if given:
         key = next(iter(given))
         raise _usage(f"{key.replace('_', '-')} cannot be given beside {config}: write it there")
-    root = configuration.load(config)
+    root = settings.load(config)
     running = [a for a in actions_of(RUNNING) if a.dest != "plan"]
     shared = (*actions_of((FOLDER, *STUDY)), *running)
     keys = ["study", *map(configuration.key_of, shared), "samples"]
     top = configuration.check_keys(root, keys, ["study", "folder", "samples"])
     if top["study"].text("the kind of study") != "implant":
         raise top["study"].error("is no study; the one there is: implant")
-    rest = configuration.Setting(
+    rest = settings.Setting(
         {k: v for k, v in top.items() if k not in ("study", "samples")}, root.file, root.line, root.key
     )
     found = configuration.options_of(rest, shared, paths=values.PATHS)

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tomoscale import configuration
+from tomoscale import configuration, settings
 from tomoscale.cli import values
-from tomoscale.configuration import ConfigurationError, Setting
+from tomoscale.settings import ConfigurationError, Setting
 
 if TYPE_CHECKING:
     from tomoscale.geometry import Spacing
@@ -63,7 +63,7 @@ def read(
     from tomoscale.training.presets import preset
     from tomoscale.training.recipe import Recipe
 
-    root = configuration.load(path)
+    root = settings.load(path)
     lists = dict.fromkeys(PARTS, ()) if parts is None else parts
     keys = (*OTHER_KEYS, *DATA_KEYS, *lists, *more, *recipe_keys())
     top = configuration.check_keys(root, keys, ("classes", *lists))

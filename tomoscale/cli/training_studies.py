@@ -13,7 +13,7 @@ from tomoscale.cli.folds import PARTS, folds_of, labelled_of, options, target_of
 from tomoscale.cli.training import bundle_of
 
 if TYPE_CHECKING:
-    from tomoscale.configuration import Setting
+    from tomoscale.settings import Setting
     from tomoscale.studies.scaling import Grid
 
 
@@ -76,12 +76,12 @@ def _networks(
     overwrite: bool,
     quiet: bool,
 ) -> Any:
-    from tomoscale import configuration
+    from tomoscale import settings
     from tomoscale.cli.train_config import read
     from tomoscale.studies.networks import NetworkComparison, compare_networks
     from tomoscale.work import Work
 
-    phantoms = "phantoms" in configuration.load(config).mapping("a study of networks")
+    phantoms = "phantoms" in settings.load(config).mapping("a study of networks")
     more = ("folds", "networks", "roi-distance", *(("phantoms",) if phantoms else ()))
     given = read(config, data, parts={} if phantoms else NETWORK_PARTS, more=more)
     target = target_of(output, given)
@@ -154,7 +154,7 @@ def _phantoms(given: dict[str, Any], target: Path) -> tuple[Any, Any, Any]:
 
 def said_as(setting: Setting, kind: Any, wanted: str) -> Any:
     """Value of a setting, as an option of this kind reads it."""
-    from tomoscale.configuration import ConfigurationError
+    from tomoscale.settings import ConfigurationError
 
     try:
         return kind(setting.text(wanted))

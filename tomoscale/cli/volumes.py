@@ -10,7 +10,7 @@ from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, 
 from tomoscale.cli.fusing import PLANES
 
 if TYPE_CHECKING:
-    from tomoscale.formats.raw import RawLayout
+    from tomoscale.formats.raw_layout import RawLayout
     from tomoscale.volume import Volume
     from tomoscale.work import Work
 
@@ -74,7 +74,7 @@ def raw_layout(
         raise ValueError(
             f"{missing} is missing: a raw file says nothing of itself, so --shape Z,Y,X and --dtype must both be given"
         )
-    from tomoscale.formats.raw import RawLayout
+    from tomoscale.formats.raw_layout import RawLayout
 
     return RawLayout(shape, dtype, byte_order or "little", offset or 0)
 

@@ -14,7 +14,8 @@ from tomoscale.formats.matlab import is_matlab, open_matlab
 from tomoscale.formats.metaimage import is_metaimage, open_metaimage
 from tomoscale.formats.nifti import is_nifti, open_nifti
 from tomoscale.formats.nrrd import is_nrrd, open_nrrd
-from tomoscale.formats.raw import RawLayout, is_raw_name, open_raw, without_layout
+from tomoscale.formats.raw import open_raw
+from tomoscale.formats.raw_layout import RawLayout, is_raw_name, without_layout
 from tomoscale.formats.scanco import is_scanco, open_scanco
 from tomoscale.formats.tiff import is_tiff_name, open_tiff
 from tomoscale.geometry import Spacing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tomoscale.errors import InputError
-from tomoscale.formats.raw import size_of
+from tomoscale.formats.raw_layout import size_of
 from tomoscale.geometry import Shape, Spacing
 from tomoscale.voxel_size import check_voxel_size
 

@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from tomoscale.errors import InputError
 from tomoscale.formats.hdf5 import open_hdf5
-from tomoscale.formats.raw import RawLayout, compressed_storage, raw_storage, size_of
+from tomoscale.formats.raw import compressed_storage, raw_storage
+from tomoscale.formats.raw_layout import RawLayout, size_of
 from tomoscale.formats.rows import ByteOrder
 from tomoscale.geometry import Shape, Spacing, three
 from tomoscale.volume import Volume

@@ -13,7 +13,8 @@ import numpy as np
 
 from tomoscale.errors import InputError
 from tomoscale.formats.header import file_beside, first_bytes, spacing, three_axes
-from tomoscale.formats.raw import CompressedRaw, RawFile, RawLayout, compressed_storage, raw_storage
+from tomoscale.formats.raw import CompressedRaw, RawFile, compressed_storage, raw_storage
+from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.formats.rows import ByteOrder
 from tomoscale.geometry import Spacing
 from tomoscale.volume import Volume

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tomoscale.errors import InputError
 from tomoscale.formats.header import file_beside, first_bytes, lengths, spacing, three_axes, whole_number, whole_numbers
-from tomoscale.formats.raw import CompressedRaw, RawFile, RawLayout, compressed_storage, raw_storage, size_of
+from tomoscale.formats.raw import CompressedRaw, RawFile, compressed_storage, raw_storage
+from tomoscale.formats.raw_layout import RawLayout, size_of
 from tomoscale.geometry import Spacing
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size, micrometres_per

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from tomoscale.errors import InputError
-from tomoscale.formats.raw import RawFile, RawLayout, raw_storage
+from tomoscale.formats.raw import RawFile, raw_storage
+from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.formats.scanco_runs import Runs, run_lengths
 from tomoscale.formats.scanco_voxels import PackedBits, VmsFloats, from_vms, packed_bits
 from tomoscale.geometry import Shape, Spacing, three

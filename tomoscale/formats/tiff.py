@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tomoscale.errors import InputError
+from tomoscale.formats.tiff_checks import check_page
 from tomoscale.formats.tiff_names import is_tiff_name, slice_names
-from tomoscale.formats.tiff_page import Pages, check_page, decode, first_series, named, open_tif, stated_voxel_size
+from tomoscale.formats.tiff_page import Pages, decode, first_series, named, open_tif, stated_voxel_size
 from tomoscale.geometry import Region, Shape, Spacing, region_shape
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size

@@ -6,7 +6,7 @@ taken for small because a block cuts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import numpy as np
 
 from tomoscale.formats import open_volume
 from tomoscale.kernels.row_runs import Connectivity
-from tomoscale.objects.fates import Surroundings, Whole, largest, write_fates
-from tomoscale.objects.joining import Joined, Tables
+from tomoscale.objects.decisions import fill, from_size, inside, keep, keep_n_largest, outside, paint_outer, surround
 from tomoscale.objects.passes import Decide, Operation, Output, run_passes
 from tomoscale.objects.pieces import Selection
 from tomoscale.volume import Kind, Volume
@@ -62,7 +61,7 @@ def remove_small(  # noqa: PLR0913 -- what an object is, and from which size on 
     _check_size(min_voxels)
     selection = Selection(connectivity, classes, multilabel)
     volume = _opened(source, selection)
-    decide = partial(_keep, dtype=volume.dtype, stays=partial(_from_size, min_voxels=min_voxels))
+    decide = partial(keep, dtype=volume.dtype, stays=partial(from_size, min_voxels=min_voxels))
     return _filter("remove small", volume, target, selection, decide, work, {"min_voxels": min_voxels})
 
 
@@ -95,7 +94,7 @@ def keep_largest(  # noqa: PLR0913 -- what an object is, and how many stay
         raise ValueError(f"n must be at least 1 component, got {n}")
     selection = Selection(connectivity, classes, multilabel)
     volume = _opened(source, selection)
-    decide = partial(_keep_largest, dtype=volume.dtype, n=n)
+    decide = partial(keep_n_largest, dtype=volume.dtype, n=n)
     return _filter("keep largest", volume, target, selection, decide, work, {"n": n})
 
 
@@ -122,7 +121,7 @@ def erase_border_objects(
     """
     selection = Selection(connectivity, classes, multilabel)
     volume = _opened(source, selection)
-    decide = partial(_keep, dtype=volume.dtype, stays=_inside)
+    decide = partial(keep, dtype=volume.dtype, stays=inside)
     return _filter("erase border objects", volume, target, selection, decide, work, {})
 
 
@@ -163,12 +162,12 @@ def fill_holes(
         # The object of a mask has one label.
         value = 1
     if value is None:
-        decide = partial(_surround, dtype=volume.dtype, stays=_outside)
+        decide = partial(surround, dtype=volume.dtype, stays=outside)
         return _filter("fill holes", volume, target, selection, decide, work, {"value": None}, voting=0)
     greatest = 1 if volume.dtype.kind == "b" else np.iinfo(volume.dtype).max
     if not 0 <= value <= greatest:
         raise ValueError(f"value {value} cannot fill a volume of {volume.dtype}: give a label of 0 .. {greatest}")
-    decide = partial(_fill, dtype=volume.dtype, value=value)
+    decide = partial(fill, dtype=volume.dtype, value=value)
     return _filter("fill holes", volume, target, selection, decide, work, {"value": value})
 
 
@@ -207,7 +206,7 @@ def replace_islands(
     _check_size(min_voxels)
     selection = Selection(connectivity, classes, multilabel=True)
     volume = _opened(source, selection)
-    decide = partial(_surround, dtype=volume.dtype, stays=partial(_from_size, min_voxels=min_voxels))
+    decide = partial(surround, dtype=volume.dtype, stays=partial(from_size, min_voxels=min_voxels))
     parameters = {"min_voxels": min_voxels}
     return _filter("replace islands", volume, target, selection, decide, work, parameters, voting=min_voxels)
 
@@ -247,7 +246,7 @@ def outer_background(
         If the source holds no labels.
     """
     selection = Selection(connectivity, background)
-    operation = Operation("outer background", selection, _paint_outer, on_source=False)
+    operation = Operation("outer background", selection, paint_outer, on_source=False)
     volume = _opened(source, selection)
     return run_passes(operation, volume, Output(Path(target), "mask", np.dtype(bool)), work or Work())
 
@@ -277,53 +276,3 @@ def _opened(source: Source, selection: Selection) -> Volume:
 def _check_size(min_voxels: int) -> None:
     if min_voxels < 1:
         raise ValueError(f"min_voxels must be at least 1, got {min_voxels}")
-
-
-def _keep(
-    tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], stays: Callable[[Whole], np.ndarray]
-) -> Mapping[str, Any]:
-    """Set what does not stay to 0."""
-    return write_fates(tables, joined, folder, dtype, lambda _, whole: (0, stays(whole)))
-
-
-def _keep_largest(tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], n: int) -> Mapping[str, Any]:
-    least, last = largest(tables, joined, n)
-
-    def stays(whole: Whole) -> np.ndarray:
-        result: np.ndarray = (whole.voxels > least) | ((whole.voxels == least) & (whole.first <= last))
-        return result
-
-    return _keep(tables, joined, folder, dtype=dtype, stays=stays)
-
-
-def _surround(
-    tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], stays: Callable[[Whole], np.ndarray]
-) -> Mapping[str, Any]:
-    """Give what does not stay the label that surrounds it."""
-    around = Surroundings(tables, joined)
-
-    def fate(number: int, whole: Whole) -> tuple[np.ndarray, np.ndarray]:
-        labels, known = around.of_block(number)
-        return labels, stays(whole) | ~known
-
-    return write_fates(tables, joined, folder, dtype, fate)
-
-
-def _fill(tables: Tables, joined: Joined, folder: Path, *, dtype: np.dtype[Any], value: int) -> Mapping[str, Any]:
-    return write_fates(tables, joined, folder, dtype, lambda _, whole: (value, whole.outer))
-
-
-def _paint_outer(tables: Tables, joined: Joined, folder: Path) -> Mapping[str, Any]:
-    return write_fates(tables, joined, folder, np.dtype(bool), lambda _, whole: (1, ~whole.outer))
-
-
-def _from_size(whole: Whole, min_voxels: int) -> np.ndarray:
-    return whole.voxels >= min_voxels
-
-
-def _inside(whole: Whole) -> np.ndarray:
-    return ~whole.outer
-
-
-def _outside(whole: Whole) -> np.ndarray:
-    return whole.outer
