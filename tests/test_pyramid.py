@@ -23,7 +23,8 @@ from tests.blocks import map_whole
 from tomoscale.errors import BlocksFailed, InputError, IntegrityError, PlanError
 from tomoscale.kernels.coarsen import mean_cells, mode_cells
 from tomoscale.kernels.filters import cast
-from tomoscale.pyramid import export_ome_zarr, halvings, pyramid
+from tomoscale.ome_export import export_ome_zarr
+from tomoscale.pyramid import halvings, pyramid
 from tomoscale.resources import Resources
 from tomoscale.volume import LabelClass, MemoryArray, Volume, create_volume, open_zarr
 from tomoscale.work import Work

@@ -1,4 +1,4 @@
-"""Coarser levels of a volume, as viewers want them, and a volume with its levels as an older OME-Zarr.
+"""Coarser levels of a volume, as viewers want them.
 
 Level k is made of level k - 1: along each axis two voxels become one, until no axis is longer than 256 voxels. An axis
 of at most 64 voxels is left as it is, and so is one whose voxels are already twice as long as the shortest of another
@@ -21,17 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import tomoscale
-from tomoscale.arrays import Array
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
-from tomoscale.geometry import Halo, Shape, Spacing, three
+from tomoscale.geometry import Shape, Spacing, three
 from tomoscale.kernels.coarsen import mean_cells, mode_cells
 from tomoscale.lease import FOLDER, lease_owner
-from tomoscale.ome import LABELS, LEVEL, STATE, STATE_VERSION, OmeVersion, level_factors, multiscales
+from tomoscale.ome import LEVEL, STATE, STATE_VERSION, level_factors, multiscales
 from tomoscale.plan import Plan, begun_block, plan_map
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, ZarrArray, create_volume, open_zarr
-from tomoscale.work import Work, refuse_own_source
+from tomoscale.work import Work
 from tomoscale.zarr_group import image_of, labels_of, list_levels
 from tomoscale.zarr_metadata import child, read_node
 
@@ -81,41 +80,6 @@ def pyramid(source: Volume | str | Path, *, work: Work | None = None) -> Volume:
     for folder in dict.fromkeys([*labels_of(root), *own]):
         _add_levels(open_zarr(folder), steps, work)
     return volume
-
-
-def export_ome_zarr(
-    source: Volume | str | Path, target: str | Path, *, version: OmeVersion = "0.4", work: Work | None = None
-) -> Volume:
-    """Write a volume, with coarser levels and label images, as an OME-Zarr of another version.
-
-    Version 0.4 is Zarr 2 without shards, for programs that do not read Zarr 3. Levels are made anew from the copy, which
-    gives the same voxels.
-
-    Parameters
-    ----------
-    source : Volume or path
-    target : path
-    version : "0.4" or "0.5"
-    work : Work or None
-
-    Raises
-    ------
-    PlanError
-        If something is in the way at `target`.
-    """
-    if version not in ("0.4", "0.5"):
-        raise ValueError(f'version must be "0.4" or "0.5", got {version!r}')
-    work = work or Work()
-    volume = source if isinstance(source, Volume) else open_volume(source)
-    refuse_own_source(Path(target), (volume,))
-    labels = labels_of(volume.storage.directory) if isinstance(volume.storage, ZarrArray) else []
-    copies = {folder: Path(target, LABELS, Path(folder).name) for folder in labels}
-    for place in copies.values():
-        work.clear(place)  # an image is not removed as long as it holds labels
-    copy = _copy(volume, Path(target), version, work)
-    for folder, place in copies.items():
-        _copy(open_zarr(folder), place, version, work)
-    return copy if work.plan_only else pyramid(open_zarr(target), work=work)
 
 
 def halvings(shape: Shape, voxel_size_um: Spacing | None) -> list[Shape]:
@@ -287,29 +251,6 @@ def _halvings_of(root: str) -> list[Shape]:
         steps.append(step)
         before = factor
     return steps
-
-
-def _copy(volume: Volume, target: Path, version: OmeVersion, work: Work) -> Volume:
-    """Write the full resolution of a volume as it is."""
-    kernel = Kernel("copy", _same, Halo(), volume.dtype, bytes_per_voxel=0.0)
-    work.clear(target)
-    plain = create_volume(target, like=volume, kind=volume.kind, ome_version="0.4") if version == "0.4" else target
-    plan = plan_map(
-        kernel,
-        volume,
-        plain,
-        kind=volume.kind,
-        block_shape=work.block_shape,
-        resources=work.available(),
-        classes=volume.classes,
-    )
-    work.run(plan)
-    assert plan.target is not None
-    return plan.target
-
-
-def _same(values: Array) -> Array:
-    return values
 
 
 def _own_storage(volume: Volume) -> ZarrArray:

@@ -17,15 +17,9 @@ from tomoscale.errors import InputError
 
 MAX_BYTES = 2**18
 """Of a file: a study of a thousand samples takes a third; one second to read."""
-
-
 MAX_VALUES = 20_000
 """Of a file, with every repetition by an alias counted."""
-
-
 MAX_DEPTH = 12
-
-
 SHOWN = 60
 """Characters of a value that a message shows."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, Command, option
-from tomoscale.cli.volumes import VOXEL_SIZE
+from tomoscale.cli.volume_options import VOXEL_SIZE
 
 BUNDLE = option("bundle", type=values.input_path, metavar="BUNDLE", help="folder of a model bundle")
 OF_NNUNET = "for nnU-Net v2"

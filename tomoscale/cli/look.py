@@ -9,7 +9,7 @@ from typing import Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import Command, option
-from tomoscale.cli.volumes import DATASET, RAW, VOXEL_SIZE, raw_layout
+from tomoscale.cli.volume_options import DATASET, RAW, VOXEL_SIZE, raw_layout
 
 
 def _info(path: str, *, shape: Any, dtype: Any, byte_order: Any, offset: Any, **how: Any) -> Any:

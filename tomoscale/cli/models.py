@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, Command, option
-from tomoscale.cli.volumes import ANY_VOXEL_SIZE, AS_IS, BACKEND, PRECISION
+from tomoscale.cli.volume_options import ANY_VOXEL_SIZE, AS_IS, BACKEND, PRECISION
 
 if TYPE_CHECKING:
     from tomoscale.work import Work

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, option
-from tomoscale.cli.volumes import MODEL
+from tomoscale.cli.volume_options import MODEL
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume

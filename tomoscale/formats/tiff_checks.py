@@ -14,21 +14,11 @@ from tomoscale.errors import InputError
 
 MAX_RATIO = 40_000
 """No codec of TIFF packs more into a byte: Zstandard has 128 KiB in 4 bytes, Deflate 1032 in one."""
-
-
 MAX_TILE_BYTES = 64 * 2**20
 """A tile is decoded as a whole, however little of it lies in the page."""
-
-
 _IMAGEJ_CHANNELS = 7
-
-
 _NOT_DEPTH = {"C": "channels", "T": "times"}
-
-
 _OME_NUMBER = re.compile(r"""\b(Size[ZCT]|IFD|PlaneCount|First[ZCT])\s*=\s*["']([^"']*)["']""")
-
-
 _ENTITIES = re.compile(r"<!(?:DOCTYPE|ENTITY)")
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     pass
 IGNORED_BYTE, WRONG_BYTE = 254, 255
 """What the ignored id and those out of range become in volumes of wider types."""
-
 _CODES = 1 << 22
 
 

@@ -14,16 +14,12 @@ from numba.extending import intrinsic
 
 RUN = 64
 """Voxels compared at once: the bits of one word."""
-
-
 TRUTH, ROI, ABOVE, BEHIND, BESIDE = range(5)
 """What the labels are paired with: two other volumes, and their own neighbours along z, y and x."""
 LABELS = BESIDE
 """Row of the labels themselves among the volumes."""
-
 ADDRESS, STEP_Z, STEP_Y, IDS, IGNORED = range(5)
 """Columns of what describes a volume: address of the first core voxel, strides in bytes, ids, ignored id or -1."""
-
 ITEM = 8
 _ROW = 5 * ITEM
 

@@ -43,9 +43,7 @@ __all__ = [
     "Screw",
     "bone_texture",
 ]
-
 BACKGROUND, METAL, LAYER, BONE = 0, 1, 2, 3
-
 Part = Literal["scan", "truth", "screw"]
 
 

@@ -18,11 +18,8 @@ DEPTH, PITS, GROWTH, CRACKS, OPENING, GRAIN, COVER, WARP_Z, WARP_Y, WARP_X = ran
 N_FIELDS = 10
 OLD, FRONT, OUTER, CRACK, VALUE = range(10, 15)
 N_ROWS = 15
-
-
 WARP = 9.0
 """Standard deviation of the texture's warp, in voxels."""
-
 FAR = 1e9
 
 # Four uniforms on 0..65535 have variance 4 * (65536**2 - 1) / 12; the weights 4 and six times 1 add in squares.
