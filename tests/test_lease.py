@@ -12,7 +12,7 @@ import pytest
 
 from tomoscale import lease as module
 from tomoscale.errors import Interrupted, PlanError
-from tomoscale.frames import RECORD
+from tomoscale.frames import RECORD, pack_frame
 from tomoscale.lease import LEASE_SECONDS, lease_owner, take_lease
 from tomoscale.ledger import Ledger
 
@@ -61,10 +61,10 @@ def test_an_old_lease_of_another_machine_is_taken_over_and_its_owner_notices(tmp
         take_lease(tmp_path)
     aged(tmp_path, LEASE_SECONDS + 5)
     second = Ledger.start(tmp_path, PLAN, 10)
-    assert not (tmp_path / "blocks.log").exists()
+    size = (tmp_path / "blocks.log").stat().st_size
     with pytest.raises(Interrupted, match="is not this run's any more"):
         first.append(ONE, {})
-    assert not (tmp_path / "blocks.log").exists()
+    assert (tmp_path / "blocks.log").stat().st_size == size
     second.append(ONE, {})
     first.release()
     second.renew()
@@ -143,3 +143,24 @@ def test_of_many_who_take_over_the_same_stale_lease_one_does(tmp_path):
             thread.join()
         assert (len(won), len(lost)) == (1, 5)
         won[0].renew()
+
+
+def test_a_run_that_slept_until_another_took_over_records_nothing(tmp_path, monkeypatch):
+    """The hole that no look at a lease closes: it wakes behind the look, with the frame in its hands."""
+    sleeper = Ledger.start(tmp_path, PLAN, 10)
+    sleeper.append(ONE, {"n": np.array([1])})
+    aged(tmp_path, host="elsewhere")
+    second = Ledger.start(tmp_path, PLAN, 10)
+    two, three = ONE.copy(), ONE.copy()
+    two["number"], three["number"] = 1, 2
+    second.append(two, {"n": np.array([1])})
+    monkeypatch.setattr(sleeper.lease, "renew", lambda: None)
+    with pytest.raises(Interrupted, match="another run took over"):
+        sleeper.append(two, {"n": np.array([1])})
+    # And if it slept behind its look at the log as well:
+    with (tmp_path / "blocks.log").open("ab") as file:
+        file.write(pack_frame(two, {"n": np.array([1])}, sleeper.part.run))
+    second.append(three, {"n": np.array([1])})
+    again = Ledger.load(tmp_path)
+    assert np.flatnonzero(again.done).tolist() == [0, 1, 2]
+    assert again.counts["n"].tolist() == [3]

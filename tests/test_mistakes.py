@@ -578,7 +578,9 @@ def test_a_stopped_command_goes_on_where_it_was(tmp_path, number):
     process = start(tmp_path, *command, "--block", "2,100,100", "--quiet")
     record = ledger_folder(tmp_path / "out.zarr") / "blocks.log"
     deadline = time.monotonic() + 60
-    while not (record.exists() and record.stat().st_size) and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not (record.exists() and record.stat().st_size > 60) and time.monotonic() < deadline and process.poll() is None
+    ):
         time.sleep(0.01)
     process.send_signal(number)
     code, message = ended(process)

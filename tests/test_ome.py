@@ -58,7 +58,7 @@ def test_a_label_is_listed_when_it_is_finished_and_says_whose_it_is(tmp_path):
         "source": {"image": "../../"},
     }
     assert open_zarr(tmp_path / "i.zarr", array="labels/bone") == open_zarr(tmp_path / "i.zarr/labels/bone")
-    assert labels_of(tmp_path / "i.zarr") == [str(tmp_path / "i.zarr/labels/bone")]
+    assert labels_of(tmp_path / "i.zarr") == [tmp_path / "i.zarr/labels/bone"]
 
 
 def test_a_label_that_is_made_again_is_not_listed_until_it_is_finished(tmp_path):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tomoscale.block_log import FRAMES, LOG
 from tomoscale.block_states import last_line
 from tomoscale.engine import bounds
 from tomoscale.errors import InputError, IntegrityError
@@ -16,12 +16,13 @@ from tomoscale.geometry import Grid, three
 from tomoscale.lease import FOLDER, lease_owner
 from tomoscale.ledger import Ledger, checksum, read_plan
 from tomoscale.ome import LEVEL
+from tomoscale.places import Place, place
 from tomoscale.progress import duration
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.watch import find_ledger
 
 
-def status(path: str | Path) -> dict[str, Any]:
+def status(path: str | Place) -> dict[str, Any]:
     """How far the run that makes `path` is.
 
     Parameters
@@ -41,7 +42,7 @@ def status(path: str | Path) -> dict[str, Any]:
     InputError
         If there is no record of a run.
     """
-    folder = find_ledger(Path(path))
+    folder = find_ledger(place(path))
     ledger, plan = Ledger.load(folder), read_plan(folder)
     done, total = int(ledger.done.sum()), int(ledger.done.size)
     last = last_line(folder)
@@ -75,7 +76,7 @@ def in_words(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def verify(path: str | Path) -> dict[str, Any]:
+def verify(path: str | Place) -> dict[str, Any]:
     """Read every finished block of a volume again and compare it with its recorded checksum.
 
     Returns
@@ -91,7 +92,7 @@ def verify(path: str | Path) -> dict[str, Any]:
     IntegrityError
         If blocks are missing, damaged, or not what was written; the message names them.
     """
-    path = Path(path)
+    path = place(path)
     folder = _record_of(path)
     ledger, plan = Ledger.load(folder), read_plan(folder)
     # Not by the plan, which may have been changed: the record of a volume lies in it.
@@ -122,20 +123,20 @@ def verify(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _record_of(path: Path) -> Path:
+def _record_of(path: Place) -> Place:
     """Folder of the ledger; what was a run's, as its other files tell, must have one."""
     try:
         return find_ledger(path)
     except InputError:
         inside = path / LEVEL / FOLDER
-        if any((folder / "blocks.log").exists() for folder in (inside, path)) or inside.is_dir():
+        if any((folder / name).exists() for folder in (inside, path) for name in (LOG, FRAMES)) or inside.is_dir():
             raise IntegrityError(
                 f"the record of {path} lacks its plan.json: remove it and run its command again"
             ) from None
         raise
 
 
-def _grid_of(folder: Path, plan: dict[str, Any]) -> Grid:
+def _grid_of(folder: Place, plan: dict[str, Any]) -> Grid:
     try:
         grid = Grid(three(plan["grid"]["shape"]), three(plan["grid"]["block_shape"]))
     except (KeyError, TypeError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 .. code-block:: text
 
-    done                           blocks.log, which only grows: a look reads what was added since the last
+    done                           the log of blocks, which only grows: a look reads what was added since the last
     running, to be tried again     the last line of progress.jsonl, while a living process holds the lease
     set aside                      the same line; when the run has ended, failures.json
 """
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tomoscale.block_log import LOG, Follower
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import IntegrityError
-from tomoscale.frames import new_records
 from tomoscale.geometry import Grid, three
 from tomoscale.lease import lease_owner
 from tomoscale.ledger import read_plan
+from tomoscale.places import Place
 
 WAITING, DONE, RUNNING, AGAIN, ASIDE = range(5)
 STATES = ("waiting", "done", "running", "to be tried again", "set aside")
@@ -39,7 +40,7 @@ class RunBlocks:
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or BucketPath
         Of the ledger.
 
     Raises
@@ -48,10 +49,11 @@ class RunBlocks:
         If the folder holds no plan with a grid.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
         self.counts = grid_counts(folder)
-        self._begin(None)
+        self._done = np.full(int(np.prod(self.counts)), WAITING, np.uint8)
+        self._log = Follower(folder)
 
     def look(self) -> np.ndarray:
         """State of every block now: (z, y, x) uint8 array of `WAITING` ... `ASIDE`.
@@ -71,22 +73,15 @@ class RunBlocks:
             self._mark(states, np.array([n for n in failures_of(self.folder) if n < states.size], np.intp), ASIDE)
         return states.reshape(self.counts)
 
-    def _begin(self, inode: int | None) -> None:
-        self._done = np.full(int(np.prod(self.counts)), WAITING, np.uint8)
-        self._end, self._inode = 0, inode
-
     def _read_log(self) -> None:
-        log = self.folder / "blocks.log"
-        try:
-            found = log.stat()
-        except FileNotFoundError:
-            return
-        if found.st_ino != self._inode or found.st_size < self._end:
-            self._begin(found.st_ino)  # the output was removed and begun anew
-        records, self._end = new_records(self.folder, self._end)
-        numbers = records["number"].astype(np.intp)
+        if self._log.begun_anew():
+            self._log.begin()
+            self._done[:] = WAITING
+        numbers = self._log.records()["number"].astype(np.intp)
         if numbers.size and numbers.max() >= self._done.size:
-            raise IntegrityError(f"{log} names block {numbers.max()} of {self._done.size}: it was changed by hand")
+            raise IntegrityError(
+                f"{self.folder / LOG} names block {numbers.max()} of {self._done.size}: it was changed by hand"
+            )
         self._done[numbers] = DONE
 
     @staticmethod
@@ -95,7 +90,7 @@ class RunBlocks:
         states[numbers[states[numbers] != DONE]] = state
 
 
-def grid_counts(folder: Path) -> tuple[int, int, int]:
+def grid_counts(folder: Place) -> tuple[int, int, int]:
     """Blocks along each axis of the run of a ledger.
 
     Raises
@@ -113,7 +108,7 @@ def grid_counts(folder: Path) -> tuple[int, int, int]:
     return counts
 
 
-def failures_of(folder: Path) -> dict[int, str]:
+def failures_of(folder: Place) -> dict[int, str]:
     """First error by number of the blocks that the last run set aside; {} if there is no readable list."""
     try:
         found = json.loads((folder / "failures.json").read_text())
@@ -122,18 +117,22 @@ def failures_of(folder: Path) -> dict[int, str]:
         return {}
 
 
-def last_line(folder: Path) -> dict[str, Any]:
+def last_line(folder: Place) -> dict[str, Any]:
     """Last state that the run of a ledger wrote; {} if there is none that can be read."""
-    path = folder / FILE
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            # A line that is being written has no end yet; the one before it has.
-            lines = file.read().rpartition(b"\n")[0].splitlines()
-        last = json.loads(lines[-1])
+        # A line that is being written has no end yet; the one before it has.
+        last = json.loads(_end_of(folder / FILE).rpartition(b"\n")[0].splitlines()[-1])
     except (OSError, IndexError, ValueError):
         return {}
     return last if isinstance(last, dict) else {}
+
+
+def _end_of(path: Place) -> bytes:
+    if isinstance(path, BucketPath):
+        return path.read_end(TAIL_BYTES)[1]
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return file.read()
 
 
 def spans_of(tasks: Iterable[Sequence[int]]) -> Spans:

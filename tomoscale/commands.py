@@ -24,13 +24,14 @@ from tomoscale.kernels.scaling import standardise
 from tomoscale.measures.population import Population
 from tomoscale.networks.card import Normalisation
 from tomoscale.normalisation import scaling_of
+from tomoscale.places import Place, place
 from tomoscale.volume import Kind, LabelClass, Volume
 from tomoscale.work import Work
 
 if TYPE_CHECKING:
     from tomoscale.report.written import Report
 
-Source = Volume | str | Path
+Source = Volume | str | Place
 
 CLASSES = (
     LabelClass(0, "background", (0, 0, 0, 0)),
@@ -43,7 +44,7 @@ CLASSES = (
 
 def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     voxel_size_um: float | Spacing | None = None,
     dataset: str | None = None,
@@ -96,7 +97,7 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
 
 def normalise(  # noqa: PLR0913 -- what is scaled, how, and which voxels say how
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     scheme: Literal["percentiles", "zscore"] = "percentiles",
     percentiles_percent: tuple[float, float] = (0.5, 99.9),
@@ -135,7 +136,7 @@ def normalise(  # noqa: PLR0913 -- what is scaled, how, and which voxels say how
     how = Normalisation(scheme, percentiles_percent)
     volume = opened(source)
     population = Population(volume.dtype.name, exclude_zeros=exclude_zeros, disc=disc)
-    scaling = scaling_of(volume, how, Path(target).with_suffix(".histogram"), work, population)
+    scaling = scaling_of(volume, how, place(target).with_suffix(".histogram"), work, population)
     if scheme == "zscore":
         kernel = standardise(scaling)
     else:
@@ -145,7 +146,7 @@ def normalise(  # noqa: PLR0913 -- what is scaled, how, and which voxels say how
     return work.map(kernel, volume, target, kind="grey")
 
 
-def clean(source: Source, target: str | Path, *, radius_voxels: int = 1, work: Work | None = None) -> Volume:
+def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: Work | None = None) -> Volume:
     """Give every voxel the most frequent label of its surroundings, which removes specks and smooths fronts.
 
     Parameters

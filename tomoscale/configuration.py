@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from tomoscale.places import is_bucket
 from tomoscale.settings import ConfigurationError, Setting
 
 
@@ -100,7 +101,7 @@ def _one(setting: Setting, action: argparse.Action, paths: Sequence[Callable[[st
         raise setting.error(
             f"must be one of {', '.join(map(str, action.choices))}{did_you_mean(text, map(str, action.choices))}"
         )
-    if action.type in paths:
+    if action.type in paths and not is_bucket(text):
         # The text is joined, since what comes after :: in it is no path.
         return action.type(str(setting.file.parent / text)) if callable(action.type) else text
     return value

@@ -11,8 +11,8 @@ from typing import Any
 from tomoscale.commands import clean, convert, normalise, report
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Shape
-from tomoscale.ledger import replace_text
 from tomoscale.phantom import Phantom
+from tomoscale.places import replace_text
 from tomoscale.progress import duration
 from tomoscale.segmentation.segment import segment
 from tomoscale.studies import implant

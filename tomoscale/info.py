@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.formats import open_volume
-from tomoscale.formats.bucket import BucketArray
 from tomoscale.geometry import Spacing
 from tomoscale.notebook.preview import levels_of
 from tomoscale.notebook.probe import Probe, read_probe
@@ -139,8 +138,7 @@ def _state(volume: Volume) -> str:
     if volume.finished:
         return (
             "finished"
-            if (isinstance(volume.storage, ZarrArray) and volume.storage.state() is not None)
-            or (isinstance(volume.storage, BucketArray) and volume.storage.complete)
+            if isinstance(volume.storage, ZarrArray) and volume.storage.state() is not None
             else "not written by tomoscale, taken as it is"
         )
     try:

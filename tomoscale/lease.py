@@ -7,6 +7,9 @@ at its next sign of life, before it writes on. A lease is given back by setting 
 on a full disk, and numbers never begin anew.
 
 Ages are differences of two times that the file server set, so the clocks of the machines need not agree.
+
+In a bucket the object of the next number is put only where there is none, and a sign of life replaces it only as long as
+it is what its owner last put; it is given back by saying so.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from typing import Any
 
 import psutil
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import Interrupted, PlanError
+from tomoscale.places import Place, server_time
 from tomoscale.retries import retried
 
 FOLDER = ".tomoscale"
@@ -34,9 +39,13 @@ FOLDER = ".tomoscale"
 LEASE_SECONDS = 60.0
 """A lease not renewed for this long belongs to a run that is gone."""
 
-_held: set[Path] = set()
+SIGN_SECONDS = 10.0
+"""Between two signs of life in a bucket."""
+
+_held: set[Place] = set()
 _MAX_BYTES = 4096
-_NAME = re.compile(r"lease\.(\d{6,})\.json")
+_NAME = re.compile(r"lease\.(\d{6,12})\.json")
+_GIVEN_BACK = b'{"given_back": true}'
 
 
 @dataclass
@@ -45,19 +54,25 @@ class Lease:
 
     Attributes
     ----------
-    folder : Path
+    folder : Path or BucketPath
         Of the ledger.
     number : int
     renewed : float
         When it was last shown to be alive, by this process's clock.
+    text : bytes
+        What it says of its owner.
+    version : str
+        Of the object in a bucket.
     """
 
-    folder: Path
+    folder: Place
     number: int
     renewed: float
+    text: bytes = b""
+    version: str = ""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """File of the lease."""
         return _file(self.folder, self.number)
 
@@ -69,9 +84,10 @@ class Lease:
         Interrupted
             If another run took over, the output was removed, or no sign of life could be given for too long.
         """
+        if isinstance(self.folder, BucketPath) and time.monotonic() - self.renewed < SIGN_SECONDS:
+            return
         try:
-            retried(lambda: os.utime(self.path))
-            taken = _file(self.folder, self.number + 1).exists()
+            taken = not retried(self._touch) or _file(self.folder, self.number + 1).is_file()
         except FileNotFoundError:
             taken = True
         except OSError as error:
@@ -94,10 +110,26 @@ class Lease:
         _held.discard(self.path)
         # Where that fails, the lease runs out by itself; this process may take it again at once.
         with suppress(OSError):
-            os.utime(self.path, (0, 0))
+            path = self.path
+            if isinstance(path, BucketPath):
+                path.update(_GIVEN_BACK, self.version)
+            else:
+                os.utime(path, (0, 0))
+
+    def _touch(self) -> bool:
+        """Give the lease a new time; False where it is not ours any more."""
+        path = self.path
+        if isinstance(path, BucketPath):
+            # Other bytes each time, so that the version changes and an answer that was lost can be told from another's.
+            text = self.text[:-1] + f', "sign": "{uuid.uuid4().hex[:12]}"}}'.encode()
+            version = path.update(text, self.version)
+            self.version = version or self.version
+            return version is not None
+        os.utime(path)
+        return True
 
 
-def take_lease(folder: Path) -> Lease:
+def take_lease(folder: Place) -> Lease:
     """Make this process the only one that runs on an output.
 
     Raises
@@ -109,16 +141,10 @@ def take_lease(folder: Path) -> Lease:
     owner = lease_owner(folder)
     if owner is not None:
         raise PlanError(f"{output_of(folder)} is being written by {owner}: wait for it to end, or stop it first")
-    lease = Lease(folder, held + 1, time.monotonic())
+    said = {**_this_process(), "started": time.time(), "run": uuid.uuid4().hex[:12]}
+    lease = Lease(folder, held + 1, time.monotonic(), json.dumps(said).encode())
+    _make(lease)
     try:
-        descriptor = os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
-        raise _taken(folder) from None
-    try:
-        # Before the file says whose it is: another thread of this process may come at the same moment.
-        _held.add(lease.path)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({**_this_process(), "started": time.time()}, file)
         # Who looked long ago may have made a number that was passed meanwhile.
         if _highest(folder) != lease.number:
             raise _taken(folder)
@@ -135,16 +161,14 @@ def take_lease(folder: Path) -> Lease:
     return lease
 
 
-def lease_owner(folder: Path) -> str | None:
+def lease_owner(folder: Place) -> str | None:
     """Who runs on an output now, in words; None if nobody does."""
     path = _file(folder, _highest(folder))
     try:
-        # Opened before it is looked at: file servers then ask for its time instead of remembering it.
-        with path.open() as file:
-            renewed, text = os.fstat(file.fileno()).st_mtime, file.read(_MAX_BYTES)
+        renewed, text = _look(path)
     except (OSError, ValueError):
         return None
-    age = max(0.0, _server_time(folder) - renewed)
+    age = max(0.0, server_time(folder) - renewed)
     try:
         # One that is empty is being made.
         lease = dict(json.loads(text or "{}"))
@@ -152,12 +176,12 @@ def lease_owner(folder: Path) -> str | None:
         return None  # nobody writes such a lease
     # What this process could not give back because storage failed is not in its way.
     given_back = lease.items() >= _this_process().items() and path not in _held
-    if age > LEASE_SECONDS or given_back or _ended(lease):
+    if age > LEASE_SECONDS or given_back or lease.get("given_back") or _ended(lease):
         return None
     return f"process {lease.get('process')} on {lease.get('host')} (last sign of life {age:.0f} s ago)"
 
 
-def output_of(folder: Path) -> Path:
+def output_of(folder: Place) -> Place:
     """Output that a ledger belongs to: the volume it lies in, or the record itself."""
     return folder.parents[1] if folder.name == FOLDER else folder
 
@@ -194,34 +218,59 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _server_time(folder: Path) -> float:
-    """Time of the file server; this machine's where nothing can be written."""
-    probe = folder / f".{uuid.uuid4().hex[:12]}.time"
+def _make(lease: Lease) -> None:
+    """Make the file of a lease, if nobody else does."""
+    path = lease.path
+    if isinstance(path, BucketPath):
+        version = path.create(lease.text)
+        if version is None:
+            raise _taken(lease.folder)
+        lease.version = version
+        _held.add(path)
+        return
     try:
-        probe.touch(exist_ok=False)
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        raise _taken(lease.folder) from None
+    # Before the file says whose it is: another thread of this process may come at the same moment.
+    _held.add(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(lease.text)
+    except BaseException:
+        _held.discard(path)
         with suppress(OSError):
-            probe.unlink()
+            path.unlink()
+        raise
 
 
-def _numbers(folder: Path) -> list[int]:
+def _look(path: Place) -> tuple[float, str]:
+    """When a lease was renewed, by the server's clock, and what it says."""
+    if isinstance(path, BucketPath):
+        stored = path.stored()
+        if stored is None or stored.size > _MAX_BYTES:
+            raise FileNotFoundError(path)
+        return stored.modified, path.read_text()
+    # Opened before it is looked at: file servers then ask for its time instead of remembering it.
+    with path.open() as file:
+        return os.fstat(file.fileno()).st_mtime, file.read(_MAX_BYTES)
+
+
+def _numbers(folder: Place) -> list[int]:
     try:
-        names = [entry.name for entry in os.scandir(folder)]
+        names = [entry.name for entry in folder.iterdir()]
     except OSError:
         return []
     return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
 
 
-def _highest(folder: Path) -> int:
+def _highest(folder: Place) -> int:
     return max(_numbers(folder), default=0)
 
 
-def _file(folder: Path, number: int) -> Path:
+def _file(folder: Place, number: int) -> Place:
     return folder / f"lease.{number:06d}.json"
 
 
-def _taken(folder: Path) -> PlanError:
+def _taken(folder: Place) -> PlanError:
     return PlanError(f"{output_of(folder)} is being taken by another run at this moment: wait for it to end")

@@ -7,7 +7,8 @@ A ledger is a folder beside what the run makes:
 ``blocks.log``
     Frames appended by the driver alone: the records of some finished blocks, the sum of their counts, a CRC. A frame
     that a crash cut off is dropped when the ledger is opened, and its blocks are computed again. Existence of a chunk
-    proves nothing: a chunk that was never written reads as zeros.
+    proves nothing: a chunk that was never written reads as zeros. In a bucket frames are objects
+    (`tomoscale.block_log`).
 ``failures.json``
     First error of every block that was set aside.
 ``sealed.json``
@@ -15,17 +16,15 @@ A ledger is a folder beside what the run makes:
 ``lease.000001.json``
     Who runs now (`tomoscale.lease`); a second run on the same output is refused while the lease is fresh.
 ``progress.jsonl``
-    One line a second: blocks done, seconds of reading, computing and writing.
+    One line a second: blocks done, seconds of reading, computing and writing; in a bucket the last line alone.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from tomoscale.block_log import counting, log_of
 from tomoscale.errors import IntegrityError, PlanError
-from tomoscale.frames import BATCH_BYTES, RECORD, frames_of, pack_frame
+from tomoscale.frames import BATCH_BYTES, RECORD, Frame
 from tomoscale.json_files import read_json
 from tomoscale.lease import Lease, output_of, take_lease
+from tomoscale.log_part import Part
 from tomoscale.packed_counts import pack_counts, unpack_counts
+from tomoscale.places import Place, replace_text, write_first
 from tomoscale.retries import retried
 from tomoscale.step import Counts, add_counts
 
@@ -50,7 +52,7 @@ class Ledger:
 
     Attributes
     ----------
-    folder : Path or None
+    folder : Path, BucketPath or None
         None keeps the ledger in memory.
     checksums : (n_blocks,) uint64 array
         Of each finished block's values.
@@ -61,16 +63,18 @@ class Ledger:
         Spent reading, computing and writing, summed over blocks.
     lease : Lease or None
         None where the ledger was opened for reading, or is in memory.
+    part : Part or None
+        What this run adds to the log.
     """
 
-    folder: Path | None
+    folder: Place | None
     done: np.ndarray
     checksums: np.ndarray
     counts: Counts
     seconds: np.ndarray
     retries: int = 0
     lease: Lease | None = None
-    end: int = 0
+    part: Part | None = None
 
     @classmethod
     def in_memory(cls, n_blocks: int) -> Ledger:
@@ -78,7 +82,7 @@ class Ledger:
         return cls(None, np.zeros(n_blocks, bool), np.zeros(n_blocks, "<u8"), {}, np.zeros(3))
 
     @classmethod
-    def load(cls, folder: Path) -> Ledger:
+    def load(cls, folder: Place) -> Ledger:
         """Open a ledger for reading; needs no scheduler and may be done while a run goes on.
 
         Raises
@@ -93,7 +97,7 @@ class Ledger:
         return ledger
 
     @classmethod
-    def start(cls, folder: Path, description: Mapping[str, Any], n_blocks: int) -> Ledger:
+    def start(cls, folder: Place, description: Mapping[str, Any], n_blocks: int) -> Ledger:
         """Open the ledger of this plan for writing, made anew if there is none, and take the lease.
 
         Raises
@@ -108,17 +112,19 @@ class Ledger:
             refuse_other_plan(folder, read_plan(folder), plan)
         lease = take_lease(folder)
         try:
-            for leftover in folder.glob(".*.json.*.partial"):
+            for leftover in folder.glob(".*.json.*.partial") if isinstance(folder, Path) else ():
                 leftover.unlink(missing_ok=True)
-            if path.exists():
+            text = json.dumps(plan, indent=1, sort_keys=True)
+            if path.exists() or not retried(lambda: write_first(path, text)):
                 # Again, now that nobody else writes it.
                 refuse_other_plan(folder, read_plan(folder), plan)
-            else:
-                retried(lambda: replace_text(path, json.dumps(plan, indent=1, sort_keys=True)))
             ledger = cls.in_memory(n_blocks)
             ledger.folder, ledger.lease = folder, lease
-            ledger.end = ledger._read_frames()
-            ledger._cut()
+            ledger.part = Part(log_of(folder))
+            # Opened before it is read: what a run that slept adds from now on counts for nothing.
+            ledger.part.begin()
+            lease.renew()
+            ledger._read_frames()
             if not ledger.done.all():
                 (folder / "sealed.json").unlink(missing_ok=True)
         except BaseException:
@@ -127,7 +133,7 @@ class Ledger:
         return ledger
 
     def append(self, records: np.ndarray, counts: Counts) -> None:
-        """Record finished blocks and the sum of their counts, in one frame.
+        """Record finished blocks and the sum of their counts, in one frame; in a bucket with others, a little later.
 
         Raises
         ------
@@ -137,19 +143,16 @@ class Ledger:
             If another run has taken over.
         """
         self.renew()
-        if self.folder is not None:
-            frame = pack_frame(records, counts)
-            try:
-                retried(lambda: self._write(frame))
-            except OSError as error:
-                raise unwritten(self.folder, error) from error
-            self.end += len(frame)
+        if self.part is not None:
+            self.part.add(records, counts)
+            self._write()
         self._accept(records, counts)
 
     def renew(self) -> None:
         """Show that the run is alive, and raise `Interrupted` if another has taken over."""
         if self.lease is not None:
             self.lease.renew()
+        self._write()
 
     def release(self) -> None:
         """Give the output free."""
@@ -166,10 +169,11 @@ class Ledger:
         """
         if self.folder is None:
             return
+        self._write(due=True)
         folder, text = self.folder, json.dumps({str(k): v for k, v in sorted(failures.items())}, indent=1)
         try:
             retried(lambda: replace_text(folder / "failures.json", text))
-            retried(lambda: _sync(folder / "blocks.log"))
+            retried(log_of(folder).sync)
         except OSError as error:
             raise unwritten(folder, error) from error
 
@@ -208,18 +212,15 @@ class Ledger:
             "counts": xxhash.xxh3_128_hexdigest(pack_counts(self.counts)),
         }
 
-    def _write(self, frame: bytes) -> None:
-        """Append a frame behind the last whole one."""
-        assert self.folder is not None
-        self._cut()
-        with (self.folder / "blocks.log").open("ab") as file:
-            file.write(frame)
-
-    def _cut(self) -> None:
-        """Remove what a crash or a failed write left behind the last whole frame."""
-        path = None if self.folder is None else self.folder / "blocks.log"
-        if path is not None and path.exists() and path.stat().st_size > self.end:
-            os.truncate(path, self.end)
+    def _write(self, due: bool = False) -> None:
+        """Write what is finished to the log, if it is time to."""
+        if self.part is None or not (due or self.part.due):
+            return
+        try:
+            retried(self.part.write)
+        except OSError as error:
+            assert self.folder is not None
+            raise unwritten(self.folder, error) from error
 
     def failures(self) -> dict[int, str]:
         """Return the blocks set aside by the last run that are still not done."""
@@ -238,25 +239,25 @@ class Ledger:
 
     def records(self) -> np.ndarray:
         """Record of every finished block, in the order they finished: (n,) array of `RECORD`; empty in memory."""
-        return np.concatenate([np.zeros(0, RECORD), *(records for records, _, _ in frames_of(self.folder))])
+        return np.concatenate([np.zeros(0, RECORD), *(frame.records for frame in self._frames())])
 
     def content(self) -> str:
         """Digest of all blocks' checksums in order: equal for equal results on one grid."""
         return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.checksums).tobytes())
 
-    def _read_frames(self) -> int:
-        """Read every whole frame; return where the last one ends."""
-        end, counts, batch = 0, dict[str, np.ndarray](), bytearray()
-        for records, payload, frame_end in frames_of(self.folder):
-            end = frame_end
-            self._add(counts, payload)
+    def _frames(self) -> Iterator[Frame]:
+        return iter(()) if self.folder is None else counting(log_of(self.folder).frames())
+
+    def _read_frames(self) -> None:
+        counts, batch = dict[str, np.ndarray](), bytearray()
+        for frame in self._frames():
+            self._add(counts, frame.counts)
             # Many frames hold one block each: they are taken in together, and never all at once.
-            batch += records.tobytes()
+            batch += frame.records.tobytes()
             if len(batch) >= BATCH_BYTES:
                 self._accept(np.frombuffer(bytes(batch), RECORD), {})
                 batch.clear()
         self._accept(np.frombuffer(bytes(batch), RECORD), counts)
-        return end
 
     def _add(self, counts: Counts, payload: memoryview) -> None:
         """Add packed counts to others, in place."""
@@ -297,7 +298,7 @@ class Ledger:
         self.counts = add_counts(self.counts, counts)
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
+def read_plan(folder: Place) -> dict[str, Any]:
     """Return the plan a ledger belongs to.
 
     Raises
@@ -315,7 +316,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     return plan
 
 
-def refuse_other_plan(folder: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_other_plan(folder: Place, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise `PlanError` with what differs, if `recorded` and `wanted` are not the same plan."""
     old, new = _flat(recorded), _flat(wanted)
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
@@ -329,31 +330,11 @@ def refuse_other_plan(folder: Path, recorded: Mapping[str, Any], wanted: Mapping
         )
 
 
-def unwritten(path: Path, error: OSError) -> PlanError:
+def unwritten(path: Place, error: OSError) -> PlanError:
     """What to raise where a record cannot be written."""
     return PlanError(
         f"{path} cannot be written: {error.strerror or error}; finished blocks are kept, mend this and go on"
     )
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _sync(path: Path) -> None:
-    if path.exists():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def checksum(values: np.ndarray) -> int:
@@ -362,7 +343,7 @@ def checksum(values: np.ndarray) -> int:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         return {
             k: v
             for name, item in value.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tomoscale.errors import InputError
 from tomoscale.kernels.filters import clip_and_scale
 from tomoscale.kernels.scaling import STANDARDISED, Scaling
@@ -12,6 +10,7 @@ from tomoscale.measures.grey_figures import moments, moments_from_histogram, per
 from tomoscale.measures.intensity import histogram, label_moments, refinement
 from tomoscale.measures.population import Population
 from tomoscale.networks.card import Normalisation
+from tomoscale.places import Place
 from tomoscale.step import Counts
 from tomoscale.volume import Volume, ZarrArray
 from tomoscale.work import Work
@@ -22,7 +21,7 @@ MADE_BY = {"percentiles": clip_and_scale(0, 1).name, "zscore": STANDARDISED}
 
 
 def scaling_of(
-    volume: Volume, how: Normalisation, record: Path, work: Work, population: Population | None = None
+    volume: Volume, how: Normalisation, record: Place, work: Work, population: Population | None = None
 ) -> Scaling:
     """Scaling of a volume by a scheme; without numbers where only plans are shown.
 
@@ -58,7 +57,7 @@ def scaling_of(
 
 
 def range_of(
-    volume: Volume, population: Population, percents: tuple[float, float], record: Path, work: Work
+    volume: Volume, population: Population, percents: tuple[float, float], record: Place, work: Work
 ) -> tuple[float, float]:
     """Two exact percentiles: one pass for 8 and 16 bits, two for 32; (0, 1) where only plans are shown."""
     first = work.measure((histogram(population),), {"grey": volume}, record / "first")
@@ -74,7 +73,7 @@ def made_by_normalise(volume: Volume) -> str | None:
     return next((scheme for scheme, name in MADE_BY.items() if list(steps) == [name]), None)
 
 
-def _moments(volume: Volume, population: Population, record: Path, work: Work) -> tuple[float, float]:
+def _moments(volume: Volume, population: Population, record: Place, work: Work) -> tuple[float, float]:
     """Exact mean and standard deviation: one pass, or three for floats, whose range must be known first."""
     steps = None
     if volume.dtype.kind == "f":
@@ -96,7 +95,7 @@ def _moments(volume: Volume, population: Population, record: Path, work: Work) -
 
 
 def _percentiles(
-    volume: Volume, population: Population, first: Counts, percents: tuple[float, float], record: Path, work: Work
+    volume: Volume, population: Population, first: Counts, percents: tuple[float, float], record: Place, work: Work
 ) -> tuple[float, float]:
     refine = refinement(population, first, percents)
     name = "range" if percents == (0, 100) else "second"

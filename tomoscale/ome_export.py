@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tomoscale.arrays import Array
 from tomoscale.formats import open_volume
 from tomoscale.geometry import Halo
 from tomoscale.ome import LABELS, OmeVersion
+from tomoscale.places import Place, place
 from tomoscale.plan import plan_map
 from tomoscale.pyramid import pyramid
 from tomoscale.step import Kernel
@@ -17,7 +16,7 @@ from tomoscale.zarr_group import labels_of
 
 
 def export_ome_zarr(
-    source: Volume | str | Path, target: str | Path, *, version: OmeVersion = "0.4", work: Work | None = None
+    source: Volume | str | Place, target: str | Place, *, version: OmeVersion = "0.4", work: Work | None = None
 ) -> Volume:
     """Write a volume, with coarser levels and label images, as an OME-Zarr of another version.
 
@@ -40,18 +39,18 @@ def export_ome_zarr(
         raise ValueError(f'version must be "0.4" or "0.5", got {version!r}')
     work = work or Work()
     volume = source if isinstance(source, Volume) else open_volume(source)
-    refuse_own_source(Path(target), (volume,))
+    refuse_own_source(place(target), (volume,))
     labels = labels_of(volume.storage.directory) if isinstance(volume.storage, ZarrArray) else []
-    copies = {folder: Path(target, LABELS, Path(folder).name) for folder in labels}
-    for place in copies.values():
-        work.clear(place)  # an image is not removed as long as it holds labels
-    copy = _copy(volume, Path(target), version, work)
-    for folder, place in copies.items():
-        _copy(open_zarr(folder), place, version, work)
+    copies = {folder: place(target) / LABELS / folder.name for folder in labels}
+    for copied in copies.values():
+        work.clear(copied)  # an image is not removed as long as it holds labels
+    copy = _copy(volume, place(target), version, work)
+    for folder, copied in copies.items():
+        _copy(open_zarr(folder), copied, version, work)
     return copy if work.plan_only else pyramid(open_zarr(target), work=work)
 
 
-def _copy(volume: Volume, target: Path, version: OmeVersion, work: Work) -> Volume:
+def _copy(volume: Volume, target: Place, version: OmeVersion, work: Work) -> Volume:
     """Write the full resolution of a volume as it is."""
     kernel = Kernel("copy", _same, Halo(), volume.dtype, bytes_per_voxel=0.0)
     work.clear(target)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.ledger import read_plan, refuse_other_plan
+from tomoscale.places import Place
 from tomoscale.plan import ledger_folder
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
 
 
-def parts_of(target: Path) -> Path:
-    """Folder of what lies between the passes that make a volume."""
+def parts_of(target: Place) -> Path:
+    """Folder of what lies between the passes that make a volume: beside it, or for one in a bucket in `scratch`."""
+    if isinstance(target, BucketPath):
+        return scratch(target, "parts")
     return target.with_name(f"{target.name.removesuffix('.zarr')}.parts")
 
 
@@ -23,18 +29,28 @@ def made_of(kernel: Kernel, source: Volume, **asked: Any) -> Kernel:
     return replace(kernel, parameters={**kernel.parameters, "made of": origin_of(source), **asked})
 
 
+def scratch(target: BucketPath, ending: str) -> Path:
+    """Folder on a file system for a volume in a bucket: its passes write parts of files, which a bucket cannot keep.
+
+    It lies in ``TOMOSCALE_SCRATCH``, or in the working directory; all workers must see it.
+    """
+    digest = hashlib.sha256(str(target).encode()).hexdigest()[:8]
+    folder = Path(os.environ.get("TOMOSCALE_SCRATCH", ".")).absolute()
+    return folder / f"{target.name.removesuffix('.zarr')}.{digest}.{ending}"
+
+
 def origin_of(source: Volume) -> dict[str, Any]:
     """What names a volume in the records of what is made of it."""
     # A plan may be of a volume that an earlier step is to make.
-    return source.identity() if source.exists else {"volume": Path(source.name).name}
+    return source.identity() if source.exists else {"volume": PurePosixPath(source.name).name}
 
 
-def finished_before(target: Path, kernel: Kernel, found: tuple[str, ...] = ()) -> bool:
+def finished_before(target: Place, kernel: Kernel, found: tuple[str, ...] = ()) -> bool:
     """Whether `target` was finished by this very kernel, so that the passes before it need not run again.
 
     Parameters
     ----------
-    target : Path
+    target : Path or BucketPath
     kernel : Kernel
         Of the last pass.
     found : tuple of str

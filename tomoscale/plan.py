@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from tomoscale.geometry import Block, Grid, Halo, Region, Shape, Spacing, three
 from tomoscale.lease import FOLDER
 from tomoscale.ledger import read_plan
 from tomoscale.ome import LEVEL
+from tomoscale.places import Place, place
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text, size
 from tomoscale.resources import Resources, compiled_before, this_machine
 from tomoscale.spans import Axis, decoded_along, lengths_along, read_along
@@ -52,7 +52,7 @@ class Plan:
         None for measures.
     grid : Grid
         Over the target, or over the sources of a measure.
-    record : Path or None
+    record : Path, BucketPath or None
         Folder of the ledger; None keeps nothing, so the run cannot be resumed.
     resources : Resources
     """
@@ -61,7 +61,7 @@ class Plan:
     sources: Mapping[str, Volume]
     target: Volume | None
     grid: Grid
-    record: Path | None
+    record: Place | None
     resources: Resources
 
     @property
@@ -316,7 +316,7 @@ class Plan:
 def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may want to decide
     kernel: Kernel,
     source: Volume | Mapping[str, Volume],
-    target: Volume | str | Path,
+    target: Volume | str | Place,
     *,
     kind: Kind = "grey",
     block_shape: Shape | None = None,
@@ -398,7 +398,7 @@ def plan_measure(
     measures: Measure | tuple[Measure, ...],
     volumes: Mapping[str, Volume] | Volume,
     *,
-    record: str | Path | None = None,
+    record: str | Place | None = None,
     block_shape: Shape | None = None,
     resources: Resources | None = None,
 ) -> Plan:
@@ -433,7 +433,7 @@ def plan_measure(
     check_agreement(sources)
     resources = resources or this_machine()
     first = next(iter(sources.values()))
-    folder = None if record is None else Path(record)
+    folder = None if record is None else place(record)
 
     def draft(block: Shape) -> Plan:
         return Plan(measures, sources, None, Grid(first.shape, block), folder, resources)
@@ -448,15 +448,15 @@ def plan_measure(
     return plan
 
 
-def ledger_folder(target: Volume | str | Path) -> Path | None:
+def ledger_folder(target: Volume | str | Place) -> Place | None:
     """Where the ledger of a volume lies: inside its array, so that it moves with the data; None in memory."""
     if isinstance(target, Volume):
         storage = target.storage
-        return Path(storage.directory, storage.inside, FOLDER) if isinstance(storage, ZarrArray) else None
-    return Path(target) / LEVEL / FOLDER
+        return storage.folder / FOLDER if isinstance(storage, ZarrArray) else None
+    return place(target) / LEVEL / FOLDER
 
 
-def begun_block(record: Path | None) -> Shape | None:
+def begun_block(record: Place | None) -> Shape | None:
     """Block of the run that an output was begun with, which a resumed run must take over; None if there is none."""
     if record is None or not (record / "plan.json").exists():
         return None

@@ -8,18 +8,21 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
 from tomoscale.block_states import FILE, Spans
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import IntegrityError
 from tomoscale.pace import Pace
+from tomoscale.places import Place, append_line
 
 LINE_SECONDS = 30.0
 FILE_SECONDS = 1.0
+OBJECT_SECONDS = 5.0
+"""In a bucket, where the line replaces the one before."""
 MAP_SECONDS = 1.0
 MAP_SHARE = 0.05
 """Of the time of whoever watches, drawing the map of blocks takes no more."""
@@ -47,7 +50,7 @@ class Progress:
         What is computed.
     total, done : int
         Blocks of the run, and those a former run has finished.
-    folder : Path or None
+    folder : Path, BucketPath or None
         Where ``progress.jsonl`` goes.
     show : bool or None
         Show on stderr or in the notebook; None shows what takes longer than two seconds.
@@ -56,11 +59,12 @@ class Progress:
     """
 
     def __init__(
-        self, name: str, total: int, done: int, folder: Path | None, show: bool | None, pace: Pace | None = None
+        self, name: str, total: int, done: int, folder: Place | None, show: bool | None, pace: Pace | None = None
     ) -> None:
         self.name, self.total, self.done, self.first = name, total, done, done
         self.pace = pace or Pace(total, done)
         self.file = None if folder is None else folder / FILE
+        self.every_seconds = OBJECT_SECONDS if isinstance(folder, BucketPath) else FILE_SECONDS
         self.show = show
         self.started = time.monotonic()
         self.pace.begin(self.started)
@@ -102,7 +106,7 @@ class Progress:
         now = time.monotonic()
         self.done, self.seconds = done, seconds
         self.pace.add(now, done if work is None else work, done - self.first)
-        if now - self.written >= FILE_SECONDS:
+        if now - self.written >= self.every_seconds:
             self.written = now
             self._write("running", seconds, in_flight, doing() if doing and self.file else {})
         if self.show is False or (self.show is None and now - self.started < 2):
@@ -139,8 +143,8 @@ class Progress:
             **{name: spans for name, spans in (doing or {}).items() if spans},
         }
         # For those who watch alone: no run fails for it, and a full disk is told of by the ledger.
-        with suppress(OSError), self.file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with suppress(OSError):
+            append_line(self.file, json.dumps(line))
 
 
 class LineDisplay:
@@ -195,11 +199,11 @@ class WidgetDisplay:
     ----------
     name : str
     total : int
-    folder : Path or None
+    folder : Path, BucketPath or None
         Of the ledger; the map is drawn from its files alone, so it is the same in the run and in whoever watches.
     """
 
-    def __init__(self, name: str, total: int, folder: Path | None = None) -> None:
+    def __init__(self, name: str, total: int, folder: Place | None = None) -> None:
         import ipywidgets
         from IPython.display import display
 
@@ -233,7 +237,7 @@ class WidgetDisplay:
         self.due = ended + max(MAP_SECONDS, (ended - started) / MAP_SHARE)
 
 
-def _block_map(folder: Path) -> Any:
+def _block_map(folder: Place) -> Any:
     # Loaded only where it is shown: a run on a terminal draws nothing.
     from tomoscale.notebook.block_map import BlockMap
 
@@ -243,7 +247,7 @@ def _block_map(folder: Path) -> Any:
         return None
 
 
-def make_display(name: str, total: int, folder: Path | None = None) -> Display:
+def make_display(name: str, total: int, folder: Place | None = None) -> Display:
     """Return the display that suits where the program runs; `folder` is that of the ledger, if there is one."""
     if in_notebook():
         return WidgetDisplay(name, total, folder)

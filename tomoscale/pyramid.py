@@ -14,10 +14,8 @@ Where lengths are halved the first voxel's centre moves half a voxel of the leve
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import tomoscale
@@ -27,6 +25,7 @@ from tomoscale.geometry import Shape, Spacing, three
 from tomoscale.kernels.coarsen import mean_cells, mode_cells
 from tomoscale.lease import FOLDER, lease_owner
 from tomoscale.ome import LEVEL, STATE, STATE_VERSION, level_factors, multiscales
+from tomoscale.places import Place, remove_tree
 from tomoscale.plan import Plan, begun_block, plan_map
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, ZarrArray, create_volume, open_zarr
@@ -40,7 +39,7 @@ SMALLEST_VOXELS = 64
 """An axis of at most so many voxels is not halved."""
 
 
-def pyramid(source: Volume | str | Path, *, work: Work | None = None) -> Volume:
+def pyramid(source: Volume | str | Place, *, work: Work | None = None) -> Volume:
     """Add coarser levels to a finished volume, and to all label images of the same image.
 
     The specification wants labels to have as many levels as their image: so an image's levels are made together with
@@ -69,7 +68,7 @@ def pyramid(source: Volume | str | Path, *, work: Work | None = None) -> Volume:
     volume = source if isinstance(source, Volume) else open_volume(source)
     storage = _own_storage(volume)
     image = image_of(storage.directory)
-    root = storage.directory if image is None else str(image.path)
+    root = storage.directory if image is None else image.path
     top = volume if image is None else open_zarr(root)
     if _is_ours(top):
         steps = halvings(top.shape, top.voxel_size_um)
@@ -111,7 +110,7 @@ def _add_levels(volume: Volume, steps: Sequence[Shape], work: Work) -> None:
     before, factors = volume, [(1, 1, 1)]
     for number, step in enumerate(steps, 1):
         factors.append(three(f * s for f, s in zip(factors[-1], step, strict=True)))
-        path = child(Path(storage.directory), str(number))
+        path = child(storage.directory, str(number))
         level = _made(path, before, _kernel(volume, step))
         if level is None:
             plan = _plan_level(path, before, _kernel(volume, step), work)
@@ -125,7 +124,7 @@ def _add_levels(volume: Volume, steps: Sequence[Shape], work: Work) -> None:
             list_levels(storage, factors[1:], _method(volume))
 
 
-def _plan_level(path: Path, before: Volume, kernel: Kernel, work: Work) -> Plan:
+def _plan_level(path: Place, before: Volume, kernel: Kernel, work: Work) -> Plan:
     """Plan the level at `path`: blocks and shards as for a volume of its own, but the target is in the group."""
     record = path / FOLDER
     alone = isinstance(before.storage, ZarrArray) and before.storage.version == 2
@@ -139,11 +138,11 @@ def _plan_level(path: Path, before: Volume, kernel: Kernel, work: Work) -> Plan:
     )
     assert plan.target is not None
     assert isinstance(plan.target.storage, ZarrArray)
-    inside = replace(plan.target.storage, directory=str(path.parent), inside=path.name)
+    inside = replace(plan.target.storage, directory=path.parent, inside=path.name)
     return replace(plan, target=replace(plan.target, storage=inside), record=record)
 
 
-def _alone(path: Path, kernel: Kernel, before: Volume) -> Volume:
+def _alone(path: Place, kernel: Kernel, before: Volume) -> Volume:
     """Describe a level of version 0.4, whose chunks do not depend on the blocks."""
     return create_volume(
         path,
@@ -191,7 +190,7 @@ def _create_level(level: Volume, factor: Shape) -> None:
     storage.create({STATE: state})
 
 
-def _made(path: Path, before: Volume, kernel: Kernel) -> Volume | None:
+def _made(path: Place, before: Volume, kernel: Kernel) -> Volume | None:
     """Level at `path` if it is finished and made of the level before as that is now, by any version of the program."""
     node = read_node(path)
     state = node.attributes.get(STATE) if node else None
@@ -221,7 +220,8 @@ def _coarser(size_um: Spacing | None, kernel: Kernel) -> Spacing | None:
 def _remove_levels(volume: Volume, storage: ZarrArray) -> None:
     """Remove the coarser levels that we wrote, after the metadata no longer list them."""
     ours = []
-    for path in sorted(Path(storage.directory).iterdir()):
+    places: list[Place] = list(storage.directory.iterdir())
+    for path in sorted(places, key=str):
         if not path.name.isdecimal() or path.name == LEVEL or path.is_symlink():
             continue
         owner = lease_owner(path / FOLDER)
@@ -232,12 +232,12 @@ def _remove_levels(volume: Volume, storage: ZarrArray) -> None:
             ours.append(path)
     list_levels(storage, [], _method(volume))
     for path in ours:
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
-def _halvings_of(root: str) -> list[Shape]:
+def _halvings_of(root: Place) -> list[Shape]:
     """Steps between the levels that another program gave an image, which its labels must have too."""
-    node = read_node(Path(root))
+    node = read_node(root)
     image = multiscales(node.attributes) if node else None
     before, steps = (1.0, 1.0, 1.0), []
     for factor in level_factors(image or {}):

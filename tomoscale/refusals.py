@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import AXES, Shape, three
 from tomoscale.volume import Volume
@@ -46,6 +47,8 @@ def check_target(plan: Plan) -> None:
     """Refuse a disk that is too small; what is in the way is the ledger's to judge, since resuming is normal."""
     if plan.record is None or plan.target is None:
         return
+    if isinstance(plan.record, BucketPath):
+        return  # a bucket has no size, and whether it may be written to is seen when the target is made
     parent = next(p for p in plan.record.parents if p.exists())
     if not os.access(parent, os.W_OK):
         raise PlanError(

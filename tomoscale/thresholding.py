@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from tomoscale.measures.greys import n_bins, values_of
 from tomoscale.measures.intensity import histogram
 from tomoscale.measures.otsu import otsu_thresholds
 from tomoscale.measures.population import Population
+from tomoscale.places import Place, place
 from tomoscale.volume import Volume
 from tomoscale.work import Work
 
@@ -32,8 +32,8 @@ class Thresholded:
 
 
 def threshold(
-    source: Volume | str | Path,
-    target: str | Path,
+    source: Volume | str | Place,
+    target: str | Place,
     *,
     low: float | None = None,
     high: float | None = None,
@@ -74,7 +74,7 @@ def threshold(
     if volume.dtype.kind == "b":
         raise InputError(f"{volume.name} is a mask already: there is nothing to threshold")
     if otsu:
-        low = _otsu(volume, Path(target), work)
+        low = _otsu(volume, place(target), work)
     # Where only plans are shown nothing was counted: the plan is the same for every value.
     kernel = threshold_kernel(0.0 if otsu and low is None else low, high)
     if volume.dtype.kind == "f":
@@ -83,7 +83,7 @@ def threshold(
     return Thresholded(work.map(kernel, volume, target, kind="mask"), low, high)
 
 
-def _otsu(volume: Volume, target: Path, work: Work) -> float | None:
+def _otsu(volume: Volume, target: Place, work: Work) -> float | None:
     if volume.dtype.name not in WHOLE:
         raise InputError(
             f"{volume.name} holds {volume.dtype}, but Otsu's threshold looks at every grey value of 8 or 16 bits: give limits "

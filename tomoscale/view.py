@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, PlanError
 from tomoscale.file_server import HOST, FileServer
 from tomoscale.formats import open_volume
@@ -191,14 +192,17 @@ def _folder(volume: Volume) -> Path:
     storage = volume.storage
     assert isinstance(storage, ZarrArray)
     levels = _levels(volume)
-    return Path(storage.directory) if levels else Path(storage.directory, storage.inside)
+    folder = storage.directory if levels else storage.folder
+    if isinstance(folder, BucketPath):
+        raise InputError(f"{volume.name} is in a bucket, and viewers are served files: copy it to a file system first")
+    return folder
 
 
 def _levels(volume: Volume) -> list[str]:
     """Levels of an image whose full resolution the volume is, finest first; none of any other array."""
     storage = volume.storage
     assert isinstance(storage, ZarrArray)
-    node = read_node(Path(storage.directory))
+    node = read_node(storage.directory)
     image = multiscales(node.attributes) if node else None
     levels = level_paths(image) if image else []
     return levels if storage.inside in levels[:1] else []

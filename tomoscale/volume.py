@@ -8,11 +8,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Region, Shape, Spacing, whole
 from tomoscale.memory_array import MemoryArray
@@ -26,6 +26,7 @@ from tomoscale.ome import (
     OmeVersion,
     group_attributes,
 )
+from tomoscale.places import absolute, is_bucket
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
 from tomoscale.zarr_array import ZarrArray
 from tomoscale.zarr_group import FoundArray, check_label, find_array, image_of, list_labels
@@ -171,12 +172,12 @@ class Volume:
                 "classes": [[c.value, c.name, list(c.rgba)] for c in self.classes],
                 "record": {},
             }
-            title = Path(self.storage.directory).name.removesuffix(".zarr").removesuffix(".ome")
+            title = self.storage.directory.name.removesuffix(".zarr").removesuffix(".ome")
             version = _ome_version(self.storage)
             ome = group_attributes(title, self.storage.kind, self.voxel_size_um, self.classes, version, in_image)
             self.storage.create({**ome, STATE: state})
             if in_image:
-                list_labels(Path(self.storage.directory).parent, version)
+                list_labels(self.storage.directory.parent, version)
 
     def finish(self, record: dict[str, Any]) -> None:
         """State that all voxels are written, and what made them (JSON values); list a label image in its image.
@@ -189,7 +190,7 @@ class Volume:
         if isinstance(self.storage, ZarrArray):
             self.storage.finish(record)
             if self.storage.inside == LEVEL and image_of(self.storage.directory):
-                list_labels(Path(self.storage.directory).parent, _ome_version(self.storage))
+                list_labels(self.storage.directory.parent, _ome_version(self.storage))
 
     def identity(self) -> dict[str, Any]:
         """Small JSON that changes when the data or the voxel size change; it guards a resumed run."""
@@ -224,7 +225,7 @@ class Volume:
 
 
 def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made of
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BucketPath,
     *,
     shape: Shape | None = None,
     dtype: Any = None,
@@ -277,9 +278,9 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
         raise ValueError(f"{path}: shape and dtype must be given, or like=another volume")
     shape, dtype = _positive(shape, "shape"), np.dtype(dtype).newbyteorder("=")
     kind = kind or ("mask" if dtype.kind == "b" else "grey")
-    if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(path)):
+    if not is_bucket(path) and re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
         raise ValueError(
-            f"{path} is an address: volumes are written to file systems alone; give a path, and copy it afterwards"
+            f"{path} is an address: volumes are written to file systems and to s3://BUCKET/PATH alone; give one of these"
         )
     _check_kind(path, kind, dtype)
     version = _zarr_version(path, ome_version)
@@ -288,7 +289,7 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
     shard = _default_shard(shape, chunk, version) if shard_shape is None else _positive(shard_shape, "shard_shape")
     _check_shard(path, shard, chunk, dtype, version)
     storage = ZarrArray(
-        os.path.abspath(path),
+        absolute(path),
         LEVEL,
         shape,
         dtype,
@@ -306,7 +307,7 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
 
 
 def open_zarr(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BucketPath,
     *,
     array: str | None = None,
     voxel_size_um: float | Spacing | None = None,
@@ -330,10 +331,10 @@ def open_zarr(
     InputError
         If there is no such array, it is not finished, or its metadata make no sense.
     """
-    found = find_array(os.path.abspath(path), array)
+    found = find_array(absolute(path), array)
     finished = _check_state(found, unfinished)
     storage = replace(found.storage, complete=found.is_ours, writable=found.is_ours and not finished)
-    size = agreed_voxel_size(storage.directory, found.voxel_size_um, voxel_size_um)
+    size = agreed_voxel_size(str(storage.directory), found.voxel_size_um, voxel_size_um)
     return Volume(storage, size, classes=found.classes)
 
 
@@ -355,7 +356,7 @@ def _check_state(found: FoundArray, unfinished: bool) -> bool:
     return finished
 
 
-def _check_kind(path: str | os.PathLike[str], kind: str, dtype: np.dtype[Any]) -> None:
+def _check_kind(path: str | os.PathLike[str] | BucketPath, kind: str, dtype: np.dtype[Any]) -> None:
     if dtype.name not in DTYPES:
         raise ValueError(f"{path}: dtype {dtype} cannot be stored, only {', '.join(DTYPES)}")
     if kind not in KINDS:
@@ -364,7 +365,9 @@ def _check_kind(path: str | os.PathLike[str], kind: str, dtype: np.dtype[Any]) -
         raise ValueError(f"{path}: a label volume must be of an integer type, got {dtype}; a bool volume is a mask")
 
 
-def _check_shard(path: str | os.PathLike[str], shard: Shape, chunk: Shape, dtype: np.dtype[Any], version: int) -> None:
+def _check_shard(
+    path: str | os.PathLike[str] | BucketPath, shard: Shape, chunk: Shape, dtype: np.dtype[Any], version: int
+) -> None:
     if version == 2 and shard != chunk:
         raise ValueError(
             f"{path}: OME-Zarr 0.4 has no shards, so shard_shape {shard} must be chunk_shape {chunk}: give chunk_shape alone"
@@ -378,10 +381,10 @@ def _check_shard(path: str | os.PathLike[str], shard: Shape, chunk: Shape, dtype
         )
 
 
-def _zarr_version(path: str | os.PathLike[str], ome_version: OmeVersion | None) -> int:
+def _zarr_version(path: str | os.PathLike[str] | BucketPath, ome_version: OmeVersion | None) -> int:
     """Version of the Zarr format: as wanted, else that of the image a label is in, else the newest."""
     if ome_version is None:
-        image = image_of(os.path.abspath(path))
+        image = image_of(absolute(path))
         return 3 if image is None else image.version
     if ome_version not in ("0.4", "0.5"):
         raise ValueError(f'{path}: ome_version must be "0.5" or "0.4", got {ome_version!r}')

@@ -10,13 +10,13 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from tomoscale.block_states import last_line
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.lease import FOLDER, lease_owner
 from tomoscale.ledger import Ledger, read_plan
+from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
 from tomoscale.progress import Display, duration, in_notebook, make_display
 
@@ -34,7 +34,7 @@ class RunState:
         A living process holds the lease.
     remaining_s : float or None
         Time left as last written, less what has passed since.
-    folder : Path
+    folder : Path or BucketPath
         Of the ledger.
     """
 
@@ -43,7 +43,7 @@ class RunState:
     total: int
     running: bool
     remaining_s: float | None
-    folder: Path
+    folder: Place
 
     @property
     def text(self) -> str:
@@ -69,7 +69,7 @@ class RunState:
         return f"<div>{bar_html(self.step, self.done / max(self.total, 1), self.text, colour)}{blocks}</div>"
 
 
-def run_state(path: str | Path) -> RunState:
+def run_state(path: str | Place) -> RunState:
     """How far the run that makes `path` is, from its files: no scheduler, and no part of the run, is asked.
 
     Parameters
@@ -82,7 +82,7 @@ def run_state(path: str | Path) -> RunState:
     InputError
         If there is no record of a run.
     """
-    folder = find_ledger(Path(path))
+    folder = find_ledger(place(path))
     plan, last = read_plan(folder), last_line(folder)
     running = lease_owner(folder) is not None
     total, done = int(plan["n_blocks"]), last.get("done")
@@ -98,7 +98,7 @@ def run_state(path: str | Path) -> RunState:
     return RunState(name, min(max(done, 0), total), total, running, left if running else None, folder)
 
 
-def watch(path: str | Path, *, every_seconds: float = 1.0) -> None:
+def watch(path: str | Place, *, every_seconds: float = 1.0) -> None:
     """Show how far a run is until it ends: that of another process, or one that outlived a restarted kernel.
 
     In a notebook this returns at once, and the bar and the map of blocks move on by themselves; on a terminal it returns
@@ -127,7 +127,7 @@ def watch(path: str | Path, *, every_seconds: float = 1.0) -> None:
     ).start()
 
 
-def _follow(path: str | Path, display: Display, state: RunState, every_seconds: float) -> None:
+def _follow(path: str | Place, display: Display, state: RunState, every_seconds: float) -> None:
     try:
         while state.running:
             time.sleep(every_seconds)
@@ -139,7 +139,7 @@ def _follow(path: str | Path, display: Display, state: RunState, every_seconds: 
         display.close()
 
 
-def find_ledger(path: Path) -> Path:
+def find_ledger(path: Place) -> Place:
     """Folder of the ledger that belongs to a volume or to a record.
 
     Raises

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.geometry import Shape
 from tomoscale.lease import lease_owner
 from tomoscale.ledger import Ledger, read_plan
+from tomoscale.places import Place, place, remove_tree
 from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
@@ -59,23 +59,23 @@ class Work:
     hanging_seconds: float = HANGING_SECONDS
     runs: list[dict[str, Any]] = field(default_factory=list)
 
-    def map(self, kernel: Kernel, source: Volume | Mapping[str, Volume], target: str | Path, **what: Any) -> Volume:
+    def map(self, kernel: Kernel, source: Volume | Mapping[str, Volume], target: str | Place, **what: Any) -> Volume:
         """Plan a kernel into a new volume and run it; with `plan_only`, print the plan and return the description."""
-        refuse_own_source(Path(target), (source,) if isinstance(source, Volume) else tuple(source.values()))
-        self.clear(Path(target))
+        refuse_own_source(place(target), (source,) if isinstance(source, Volume) else tuple(source.values()))
+        self.clear(place(target))
         plan = plan_map(kernel, source, target, block_shape=self.block_shape, resources=self.available(), **what)
         assert plan.target is not None
         self.run(plan)
         return plan.target
 
-    def measure(self, measures: tuple[Measure, ...], volumes: dict[str, Volume], record: str | Path) -> Any:
+    def measure(self, measures: tuple[Measure, ...], volumes: dict[str, Volume], record: str | Place) -> Any:
         """Plan measures over volumes and run them; with `plan_only`, print the plan and return None."""
-        refuse_own_source(Path(record), tuple(volumes.values()))
-        self.clear(Path(record))
+        refuse_own_source(place(record), tuple(volumes.values()))
+        self.clear(place(record))
         plan = plan_measure(measures, volumes, record=record, block_shape=self.block_shape, resources=self.available())
         return self.run(plan)
 
-    def clear(self, path: Path) -> None:
+    def clear(self, path: Place) -> None:
         """With `overwrite`, remove an output of this program; never anything else, and never one being written."""
         if not self.overwrite or self.plan_only or not path.exists():
             return
@@ -92,10 +92,10 @@ class Work:
         labels = labels_of(path)
         if labels:
             raise PlanError(
-                f"{path} holds the labels {', '.join(Path(folder).name for folder in labels)}, which --overwrite would remove with it: "
+                f"{path} holds the labels {', '.join(folder.name for folder in labels)}, which --overwrite would remove with it: "
                 "move or remove them yourself, or give another output"
             )
-        shutil.rmtree(path)
+        remove_tree(path)
 
     @property
     def dashboard(self) -> str | None:
@@ -140,16 +140,16 @@ class Work:
         return self.resources or (this_machine() if self.client is None else resources_of(self.client))
 
 
-def refuse_own_source(target: Path, sources: tuple[Volume, ...]) -> None:
+def refuse_own_source(target: Place, sources: tuple[Volume, ...]) -> None:
     """Refuse an output that is, or holds, what it is made of: --overwrite would remove the input before it is read."""
     for source in sources:
         # The name of a dataset in a file goes on after the file's path.
-        path = Path(source.name.split("::")[0]).resolve()
+        path = place(source.name.split("::")[0]).resolve()
         if target.resolve() in (path, *path.parents):
             raise PlanError(f"{target} is or holds {source.name}, which it is to be made of: give another output")
 
 
-def _is_record(folder: Path) -> bool:
+def _is_record(folder: Place) -> bool:
     """Whether a folder is the record of a run of this program; a file named plan.json alone says nothing."""
     try:
         return str(read_plan(folder)["program"]).startswith("tomoscale ")

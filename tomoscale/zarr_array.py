@@ -1,4 +1,4 @@
-"""A Zarr array on a file system: where the voxels of a `Volume` are.
+"""A Zarr array on a file system or in a bucket: where the voxels of a `Volume` are.
 
 Why tensorstore reads and writes, and how (measured on 2 cores):
 
@@ -12,20 +12,17 @@ Why tensorstore reads and writes, and how (measured on 2 cores):
 - ``durable`` syncs every shard and its folder before the block counts as done (0 to 13 % slower). It is the default, because the ledger
   says "done" once: what a power loss takes away afterwards would be found only when it is read.
 - ``fill_missing_data_reads: false`` turns a chunk that is not there, whole shards included, into an error.
+- In a bucket a shard is one object, put whole; busy servers and lost connections are asked again by tensorstore.
 - tensorstore keeps threads, so a process forked after its use cannot use it (it aborts): we say so instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
-import re
-import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,10 +31,15 @@ from typing import Any
 import numpy as np
 import tensorstore
 
+from tomoscale.bucket_client import RETRIES
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import AXES, Grid, Region, Shape, region_shape
 from tomoscale.ome import LEVEL, STATE, Kind
-from tomoscale.zarr_chunks import StoredChunks
+from tomoscale.places import Place
+from tomoscale.zarr_chunks import StoredChunks, StoredObjects
+from tomoscale.zarr_creation import create_folder, create_objects
+from tomoscale.zarr_errors import translated
 from tomoscale.zarr_layout import check_array
 from tomoscale.zarr_metadata import array_metadata, group_metadata, read_node, write_node
 
@@ -51,8 +53,8 @@ class ZarrArray:
 
     Attributes
     ----------
-    directory : str
-        Absolute path of the group, or of the array where it stands alone.
+    directory : Path or BucketPath
+        Of the group, or of the array where it stands alone; a path is absolute.
     inside : str
         Path of the array in it: "0" is the full resolution, "1" a coarser level; "" where it stands alone.
     shape : (Z, Y, X)
@@ -75,7 +77,7 @@ class ZarrArray:
         Axes of length one before (z, y, x).
     """
 
-    directory: str
+    directory: Place
     inside: str
     shape: Shape
     dtype: np.dtype[Any]
@@ -91,7 +93,12 @@ class ZarrArray:
     @property
     def name(self) -> str:
         """Path of the volume, with the array's where it is not the full resolution."""
-        return self.directory if self.inside in ("", LEVEL) else f"{self.directory}/{self.inside}"
+        return str(self.directory if self.inside in ("", LEVEL) else self.folder)
+
+    @property
+    def folder(self) -> Place:
+        """Folder of the array."""
+        return self.directory / self.inside
 
     @property
     def exists(self) -> bool:
@@ -110,7 +117,7 @@ class ZarrArray:
         """
         store, chunks = _opened(self)
         chunks.check((slice(0, 1),) * self.leading + region)
-        with _translated(self, region, writing=False):
+        with translated(self.name, self._where(region), writing=False):
             values = store[(0,) * self.leading + region].read(order="C").result()
         # The type system of the reader ends here: it has native byte order only.
         return np.ascontiguousarray(values)
@@ -139,7 +146,7 @@ class ZarrArray:
                 for shard in self._shards(region)
                 if any((p + 1) * s > n for p, s, n in zip(shard, self.shard_shape, self.shape, strict=True))
             ]
-            old = [file for file in map(self._shard_file, clipped) if file.exists()]
+            old = [file for file in map(self._shard_file, clipped) if file.is_file()]
             if not old:
                 raise
             for file in old:
@@ -160,23 +167,14 @@ class ZarrArray:
             If something is in the way.
         """
         target = self._described
-        if os.path.lexists(target):
-            raise PlanError(f"{target} is in the way: give another output, or remove it")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
         array = array_metadata(self.shape, self.dtype, self.kind, self.chunk_shape, self.shard_shape, self.version)
-        try:
-            draft.mkdir()
-            if self.inside == LEVEL:
-                (draft / LEVEL).mkdir()
-                write_node(draft / LEVEL, array, {})
-                write_node(draft, group_metadata(self.version), attributes)
-            else:
-                write_node(draft, array, attributes)
-            # An empty folder that appeared meanwhile is replaced; anything else makes the rename fail.
-            draft.rename(target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        nodes = [("", array, attributes)]
+        if self.inside == LEVEL:
+            nodes = [("", group_metadata(self.version), attributes), (LEVEL, array, {})]
+        if isinstance(target, BucketPath):
+            create_objects(target, nodes)
+        else:
+            create_folder(target, nodes)
 
     def state(self) -> dict[str, Any] | None:
         """Our own state of the array; None if the volume is not ours, or not there.
@@ -196,11 +194,15 @@ class ZarrArray:
             If a shard is not there.
         """
         grid = Grid(self.shape, self.shard_shape)
+        there = self._stored_shards()
         for number in range(len(grid)):
-            file = self._shard_file(grid.position(number))
-            if not file.is_file():
-                raise IntegrityError(f"{self.name} is not complete: {file} ({_words(grid.region(number))}) is missing")
-        for leftover in self._chunk_folder.glob("*/*/*.__lock"):
+            position = grid.position(number)
+            if not there(position):
+                raise IntegrityError(
+                    f"{self.name} is not complete: {self._shard_file(position)} ({_words(grid.region(number))}) is missing"
+                )
+        folder = self._chunk_folder
+        for leftover in folder.glob("*/*/*.__lock") if isinstance(folder, Path) else ():
             leftover.unlink(missing_ok=True)
         node = read_node(self._described)
         assert node is not None
@@ -213,45 +215,56 @@ class ZarrArray:
         Of a finished volume of ours it is a digest of its metadata, which record what the voxels are; of any other
         array a digest of the names, sizes and times of its files.
         """
-        state, folder = self.state(), Path(self.directory) / self.inside
+        state = self.state()
         digest = hashlib.sha256(_metadata_file(self).read_bytes())
         if state is not None and state.get("finished"):
             digest.update(json.dumps(state, sort_keys=True).encode())
         else:
-            for line in sorted(_stats(folder, "")):
+            for line in sorted(_stats(self.folder, "")):
                 digest.update(line.encode())
-        return {"volume": Path(self.directory).name, "array": self.inside, "sha256": digest.hexdigest()[:32]}
+        return {"volume": self.directory.name, "array": self.inside, "sha256": digest.hexdigest()[:32]}
 
     def layout_digest(self) -> str:
         """Digest of what the array's metadata say, without attributes: shape, type, chunks and how they are encoded."""
-        node = read_node(Path(self.directory, self.inside))
+        node = read_node(self.folder)
         layout = {} if node is None else {k: v for k, v in node.metadata.items() if k != "attributes"}
         return hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest()[:32]
 
     def _write(self, store: Any, region: Region, values: np.ndarray) -> None:
-        with _translated(self, region, writing=True):
+        with translated(self.name, self._where(region), writing=True):
             # Waited for here, so the values may be read in place: without that they are copied whole first.
             store[region].write(values, can_reference_source_data_indefinitely=True).result()
 
     @property
-    def _described(self) -> Path:
+    def _described(self) -> Place:
         """Folder whose attributes hold our state."""
-        return Path(self.directory) if self.inside == LEVEL else Path(self.directory, self.inside)
+        return self.directory if self.inside == LEVEL else self.folder
 
     @property
-    def _chunk_folder(self) -> Path:
-        return Path(self.directory, self.inside, *(["c"] if self.version == 3 else []))
+    def _chunk_folder(self) -> Place:
+        return self.folder / "c" if self.version == 3 else self.folder
 
-    def shard_files(self, region: Region) -> list[Path]:
+    def shard_files(self, region: Region) -> list[Place]:
         """Files of the shards that hold a region."""
         return [self._shard_file(position) for position in self._shards(region)]
 
-    def _shard_file(self, position: tuple[int, ...]) -> Path:
-        return self._chunk_folder.joinpath(*map(str, position))
+    def _shard_file(self, position: tuple[int, ...]) -> Place:
+        return self._chunk_folder / "/".join(map(str, position))
+
+    def _stored_shards(self) -> Callable[[tuple[int, ...]], bool]:
+        """What tells whether there is a shard: in a bucket all are listed at once."""
+        folder = self._chunk_folder
+        if not isinstance(folder, BucketPath):
+            return lambda position: self._shard_file(position).is_file()
+        names = {name for name, _ in folder.below()}
+        return lambda position: "/".join(map(str, position)) in names
 
     def _shards(self, region: Region) -> Iterator[tuple[int, ...]]:
         axes = zip(region, self.shard_shape, strict=True)
         return itertools.product(*(range(r.start // s, -(-r.stop // s)) for r, s in axes))
+
+    def _where(self, region: Region) -> str:
+        return f" ({_words(region)} of {self.name})"
 
     def _check_write(self, region: Region, values: np.ndarray) -> None:
         if not self.writable:
@@ -269,7 +282,10 @@ class ZarrArray:
                 )
 
 
-def _stats(folder: Path, prefix: str) -> Iterator[str]:
+def _stats(folder: Place, prefix: str) -> Iterator[str]:
+    if isinstance(folder, BucketPath):
+        yield from (f"{name} {stored.size} {stored.version}\n" for name, stored in folder.below())
+        return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
@@ -279,49 +295,61 @@ def _stats(folder: Path, prefix: str) -> Iterator[str]:
                 yield f"{prefix}{entry.name} {stat.st_size} {stat.st_mtime_ns}\n"
 
 
-def _metadata_file(array: ZarrArray) -> Path:
-    return Path(array.directory) / array.inside / ("zarr.json" if array.version == 3 else ".zarray")
+def _metadata_file(array: ZarrArray) -> Place:
+    return array.folder / ("zarr.json" if array.version == 3 else ".zarray")
 
 
-def _opened(array: ZarrArray) -> tuple[Any, StoredChunks]:
+def _opened(array: ZarrArray) -> tuple[Any, StoredChunks | StoredObjects]:
     """Open handle of an array and the look at its files before they are decoded, kept until its metadata file changes."""
     if _forked:
         raise RuntimeError(
             f"{array.name}: this process was forked from one that had read volumes, whose threads it lacks: start processes "
             'with "spawn" or "forkserver" (multiprocessing.get_context)'
         )
+    version = _version(_metadata_file(array))
+    if version is None:
+        raise InputError(f"{array.name} does not exist: create it, run the step that makes it, or mend the path")
+    return _open(array, version)
+
+
+def _version(file: Place) -> str | None:
+    """What changes when a file is replaced; None if there is none."""
     try:
-        stat = _metadata_file(array).stat()
+        if isinstance(file, BucketPath):
+            stored = file.stored()
+            return None if stored is None else stored.version
+        stat = file.stat()
     except FileNotFoundError:
-        raise InputError(
-            f"{array.name} does not exist: create it, run the step that makes it, or mend the path"
-        ) from None
-    return _open(array, stat.st_ino, stat.st_mtime_ns)
+        return None
+    return f"{stat.st_ino} {stat.st_mtime_ns}"
 
 
 @lru_cache(maxsize=64)
-def _open(array: ZarrArray, inode: int, mtime_ns: int) -> tuple[Any, StoredChunks]:
+def _open(array: ZarrArray, version: str) -> tuple[Any, StoredChunks | StoredObjects]:
     global _used
     _used = True
-    folder = Path(array.directory) / array.inside
+    folder = array.folder
     node = read_node(folder)
     if node is None or not node.is_array:
         raise InputError(f"{array.name} is no array any more: mend the path")
-    chunks = StoredChunks(folder, check_array(node))
+    layout = check_array(node)
+    chunks = StoredObjects(folder, layout) if isinstance(folder, BucketPath) else StoredChunks(folder, layout)
     spec = {
         "driver": "zarr3" if array.version == 3 else "zarr",
-        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "kvstore": folder.bucket.spec(folder.key)
+        if isinstance(folder, BucketPath)
+        else {"driver": "file", "path": f"{folder}/"},
         "store_data_equal_to_fill_value": True,
         "fill_missing_data_reads": not array.complete,
         "recheck_cached_metadata": "open",
     }
-    with _translated(array, None, writing=False):
+    with translated(array.name, "", writing=False):
         store = tensorstore.open(spec, context=_context(array.durable)).result()
     found: tuple[Any, ...] = (tuple(store.shape)[array.leading :], store.dtype.numpy_dtype)
     wanted: tuple[Any, ...] = (array.shape, array.dtype)
     if array.writable:
-        layout = store.chunk_layout
-        found = (*found, tuple(layout.read_chunk.shape or ()), tuple(layout.write_chunk.shape or ()))
+        stored = store.chunk_layout
+        found = (*found, tuple(stored.read_chunk.shape or ()), tuple(stored.write_chunk.shape or ()))
         wanted = (*wanted, array.chunk_shape, array.shard_shape)
     if found != wanted:
         raise PlanError(
@@ -341,38 +369,9 @@ def _context(durable: bool) -> Any:
             "file_io_concurrency": {"limit": THREADS},
             "file_io_sync": durable,
             "file_io_locking": {"mode": "none"},
+            "s3_request_concurrency": {"limit": 2 * THREADS},
+            "s3_request_retries": {"max_retries": RETRIES, "initial_delay": "200ms", "max_delay": "8s"},
         }
-    )
-
-
-@contextlib.contextmanager
-def _translated(array: ZarrArray, region: Region | None, *, writing: bool) -> Iterator[None]:
-    """Turn what the library raises into the errors a user can act on."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise _as_ours(array, region, str(error), writing=writing) from None
-
-
-def _as_ours(array: ZarrArray, region: Region | None, text: str, *, writing: bool) -> Exception:
-    code = re.search(r"os_error_code='(\d+)'", text)
-    text = re.sub(r" \[tensorstore_spec=.*\]$", "", text, flags=re.DOTALL)
-    file = re.search(r'local file "([^"]+)"', text)
-    path = file[1] if file else array.name
-    where = f" ({_words(region)} of {array.name})" if region else ""
-    if code and not writing and int(code[1]) in (1, 13):
-        return InputError(f"{path}: no permission to read it{where}")
-    if code:
-        return OSError(int(code[1]), os.strerror(int(code[1])), path)
-    if writing or region is None:
-        return InputError(f"{path} cannot be {'written' if writing else 'opened'}{where}: {text}")
-    if text.startswith("NOT_FOUND"):
-        return IntegrityError(
-            f"{path} or a chunk in it is missing{where}: these voxels were lost or never written; compute the volume again or "
-            "restore the file"
-        )
-    return IntegrityError(
-        f"{path} is damaged{where}: {text.split(': ', 1)[-1]}; compute the volume again or restore the file"
     )
 
 

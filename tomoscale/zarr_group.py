@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tomoscale.errors import InputError
@@ -34,6 +33,7 @@ from tomoscale.ome import (
     with_label_names,
     with_levels,
 )
+from tomoscale.places import Place, path_inside
 from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.zarr_array import ZarrArray
 from tomoscale.zarr_layout import check_array
@@ -55,7 +55,7 @@ class FoundArray:
         return bool(self.state)
 
 
-def find_array(directory: str, array: str | None) -> FoundArray:
+def find_array(directory: Place, array: str | None) -> FoundArray:
     """Find array `array` of a group, or the full resolution of its image, or the only array there is.
 
     Raises
@@ -63,19 +63,19 @@ def find_array(directory: str, array: str | None) -> FoundArray:
     InputError
         If there is none, or several, or its metadata make no sense.
     """
-    root = Path(directory)
+    root = directory
     top = read_node(root)
     if top is None:
         raise InputError(
             f"{root}: there is no Zarr array or group here" + ("" if root.exists() else "; the path does not exist")
         )
     node = _find(top, array)
-    layout, inside = check_array(node), "" if node.path == root else node.path.relative_to(root).as_posix()
+    layout, inside = check_array(node), "" if node.path == root else path_inside(node.path, root)
     voxel_size, classes = _described(top, node, len(layout.shape))
     ours = _state_of(top, node)
     if ours and inside:
         # However it was addressed, the group that holds it is its volume.
-        directory, inside = str(node.path.parent), node.path.name
+        directory, inside = node.path.parent, node.path.name
     storage = ZarrArray(
         directory,
         inside,
@@ -95,16 +95,16 @@ def list_levels(storage: ZarrArray, factors: Sequence[Shape], method: Mapping[st
 
     See `tomoscale.ome.with_levels`. The metadata are replaced at once, and only if they change.
     """
-    node = read_node(Path(storage.directory))
+    node = read_node(storage.directory)
     assert node is not None
     attributes = with_levels(node.attributes, factors, method)
     if attributes != node.attributes:
         write_node(node.path, node.metadata, attributes)
 
 
-def image_of(directory: str | Path) -> Node | None:
+def image_of(directory: Place) -> Node | None:
     """Image in whose folder of labels a volume lies; None if there is no image around it."""
-    folder = Path(directory).parent
+    folder = directory.parent
     if folder.name != LABELS:
         return None
     node = read_node(folder.parent)
@@ -129,7 +129,7 @@ def check_label(storage: ZarrArray, voxel_size_um: Spacing | None) -> bool:
             f"{storage.name} is to be a label image of {image.path}, but holds {storage.kind} of {storage.dtype}: give another "
             "output, or write labels (an integer type)"
         )
-    found = find_array(str(image.path), None)
+    found = find_array(image.path, None)
     if found.storage.shape != storage.shape or image.version != storage.version:
         what = f"{storage.shape} voxels in Zarr {storage.version}"
         raise InputError(
@@ -141,15 +141,15 @@ def check_label(storage: ZarrArray, voxel_size_um: Spacing | None) -> bool:
     return True
 
 
-def labels_of(directory: str | Path) -> list[str]:
+def labels_of(directory: Place) -> list[Place]:
     """Folders of the label images that an image lists and that we wrote."""
-    folder = Path(directory, LABELS)
+    folder = directory / LABELS
     node = read_node(folder)
     names = label_names(node.attributes) if node else []
-    return [str(folder / name) for name in names if _plain(name) and _finished(folder / name)]
+    return [folder / name for name in names if _plain(name) and _finished(folder / name)]
 
 
-def list_labels(folder: Path, version: OmeVersion) -> None:
+def list_labels(folder: Place, version: OmeVersion) -> None:
     """Make a folder of labels list what is in it.
 
     Labels of ours are listed as soon as they are finished and not before; others stay as they are listed, unless they
@@ -159,7 +159,7 @@ def list_labels(folder: Path, version: OmeVersion) -> None:
         node = read_node(folder)
         listed = label_names(node.attributes) if node else []
         kept = [name for name in listed if not _plain(name) or _finished(folder / name) is not False]
-        new = [p.name for p in sorted(folder.iterdir()) if p.name not in kept and _finished(p)]
+        new = [p.name for p in _inside(folder) if p.name not in kept and _finished(p)]
         if listed == [*kept, *new]:
             return
         if not kept and not new:
@@ -175,7 +175,7 @@ def _plain(name: str) -> bool:
     return name not in ("", ".", "..") and "/" not in name and "\\" not in name
 
 
-def _finished(path: Path) -> bool | None:
+def _finished(path: Place) -> bool | None:
     """Whether an image is there and finished; None for one that is not ours, or cannot be read."""
     try:
         node = read_node(child(path.parent, path.name))
@@ -219,7 +219,7 @@ def _described(top: Node, node: Node, rank: int) -> tuple[Spacing | None, tuple[
         group = group.parent
         above = read_node(group)
         image = multiscales(above.attributes) if above else None
-        level = node.path.relative_to(group).as_posix()
+        level = path_inside(node.path, group)
         if above and image and level in level_paths(image):
             check_axes(str(group), image, rank)
             return stored_voxel_size(str(group), image, level), stored_classes(above.attributes)
@@ -233,12 +233,16 @@ def _kind(state: dict[str, Any], classes: tuple[LabelClass, ...]) -> Kind:
     return "labels" if stated == "labels" or classes else "grey"
 
 
-def _arrays_in(path: Path) -> list[Path]:
-    nodes = [read_node(child(path, p.name)) for p in sorted(path.iterdir()) if p.is_dir()]
+def _arrays_in(path: Place) -> list[Place]:
+    nodes = [read_node(child(path, p.name)) for p in _inside(path) if p.is_dir()]
     return [n.path for n in nodes if n is not None and n.is_array]
 
 
-def _listing(path: Path) -> str:
+def _inside(path: Place) -> list[Place]:
+    return sorted(path.iterdir(), key=str)
+
+
+def _listing(path: Place) -> str:
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and any((p / n).is_file() for n in NODES))[:20]
     return f"give array= one of: {', '.join(names)}" if names else "it holds no arrays"
 

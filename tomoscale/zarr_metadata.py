@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Shape
 from tomoscale.json_files import read_json
 from tomoscale.ome import Kind
+from tomoscale.places import Place, replace_text
 
 NODES = ("zarr.json", ".zarray", ".zgroup")
 """Files that make a folder an array or a group."""
@@ -43,7 +43,7 @@ DTYPES = (
 class Node:
     """An array or a group as its metadata file describes it."""
 
-    path: Path
+    path: Place
     version: int
     is_array: bool
     metadata: Mapping[str, Any]
@@ -118,15 +118,19 @@ def _compressor(dtype: np.dtype[Any], kind: Kind) -> dict[str, Any]:
     return {"name": "blosc", "configuration": settings}
 
 
-def write_node(path: Path, metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+def write_node(path: Place, metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     """Write the metadata of an array or a group, which say what it is, and its attributes, each file at once."""
+    for name, content in node_files(metadata, attributes).items():
+        # What version 2 says of an array is never changed.
+        if name in ("zarr.json", ".zattrs") or not (path / name).is_file():
+            replace_json(path / name, content)
+
+
+def node_files(metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Files that describe an array or a group, and their contents."""
     if metadata["zarr_format"] == 3:
-        replace_json(path / "zarr.json", {**metadata, "attributes": attributes})
-        return
-    name = ".zarray" if "chunks" in metadata else ".zgroup"
-    if not (path / name).is_file():
-        replace_json(path / name, metadata)
-    replace_json(path / ".zattrs", attributes)
+        return {"zarr.json": {**metadata, "attributes": attributes}}
+    return {".zarray" if "chunks" in metadata else ".zgroup": metadata, ".zattrs": attributes}
 
 
 def group_metadata(version: int) -> dict[str, Any]:
@@ -134,20 +138,12 @@ def group_metadata(version: int) -> dict[str, Any]:
     return {"zarr_format": 2} if version == 2 else {"zarr_format": 3, "node_type": "group"}
 
 
-def replace_json(path: Path, value: Any) -> None:
+def replace_json(path: Place, value: Any) -> None:
     """Write JSON so that `path` holds the old or the new text whatever happens."""
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_text(path, json.dumps(value, indent=1, allow_nan=False))
 
 
-def read_node(path: Path) -> Node | None:
+def read_node(path: Place) -> Node | None:
     """Array or group at `path`, Zarr v3 or v2; None if there is neither.
 
     Raises
@@ -155,7 +151,7 @@ def read_node(path: Path) -> Node | None:
     InputError
         If its metadata cannot be read, are of another version, or lie elsewhere through a link.
     """
-    if (path / "zarr.json").is_file():
+    if _is_file(path / "zarr.json"):
         metadata = _read(path, "zarr.json")
         kind, version, attributes = metadata.get("node_type"), metadata.get("zarr_format"), metadata.get("attributes")
         if version != 3 or kind not in ("array", "group"):
@@ -166,17 +162,24 @@ def read_node(path: Path) -> Node | None:
         found = attributes if isinstance(attributes, dict) else {}
         return Node(path, 3, kind == "array", metadata, found)
     for name, is_array in ((".zarray", True), (".zgroup", False)):
-        if (path / name).is_file():
-            attributes = _read(path, ".zattrs") if (path / ".zattrs").is_file() else {}
+        if _is_file(path / name):
+            attributes = _read(path, ".zattrs") if _is_file(path / ".zattrs") else {}
             return Node(path, 2, is_array, _read(path, name), attributes)
     return None
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def _is_file(path: Place) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it ({error.strerror})") from None
+
+
+def _read(folder: Place, name: str) -> dict[str, Any]:
     return read_json(child(folder, name), "metadata", "copy the volume again")
 
 
-def child(root: Path, inside: str) -> Path:
+def child(root: Place, inside: str) -> Place:
     """Path of a node inside a volume.
 
     Raises
@@ -186,11 +189,17 @@ def child(root: Path, inside: str) -> Path:
     """
     parts = PurePosixPath(inside)
     path = root / parts
-    try:
-        path.exists()
-        within = path.resolve().is_relative_to(root.resolve())
-    except (OSError, ValueError, RuntimeError):  # a name that no file system has, a circle of links
-        within = False
-    if parts.is_absolute() or ".." in parts.parts or not within:
+    if parts.is_absolute() or ".." in parts.parts or not _is_within(path, root):
         raise InputError(f"{root}: the path {inside[:200]!r} leads out of the volume, so it is not followed")
     return path
+
+
+def _is_within(path: Place, root: Place) -> bool:
+    """Whether a path below a folder stays there when links are followed; in a bucket there are none."""
+    if isinstance(path, BucketPath) or isinstance(root, BucketPath):
+        return True
+    try:
+        path.exists()
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that no file system has, a circle of links
+        return False

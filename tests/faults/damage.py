@@ -17,7 +17,7 @@ import numpy as np
 from tests.faults.pipelines import PLANES, SMOOTH
 from tomoscale.audit import verify
 from tomoscale.errors import IntegrityError
-from tomoscale.frames import RECORD
+from tomoscale.frames import FRAME, RECORD
 from tomoscale.volume import create_volume, open_zarr
 from tomoscale.work import Work
 
@@ -72,8 +72,8 @@ def swap_shards(path: Path, chance: random.Random) -> Path:
 def frames(log: Path) -> list[bytes]:
     content, found = log.read_bytes(), []
     while content:
-        _, records, payload = struct.unpack_from("<4sII", content)
-        size = 12 + records * RECORD.itemsize + payload + 4
+        _, _, records, payload = FRAME.unpack_from(content)
+        size = FRAME.size + records * RECORD.itemsize + payload + 4
         found.append(content[:size])
         content = content[size:]
     return found
@@ -94,14 +94,14 @@ def drop_frame(found: list[bytes], chance: random.Random) -> list[bytes]:
 
 
 def double_frame(found: list[bytes], chance: random.Random) -> list[bytes]:
-    return [*found, chance.choice(found)]
+    return [*found, chance.choice(found[1:])]
 
 
 def forge_checksum(found: list[bytes], chance: random.Random) -> list[bytes]:
     """Change a block's checksum and mend that of the frame, as no accident would."""
-    n = chance.randrange(len(found))
+    n = chance.randrange(1, len(found))  # the first opens the run and holds none
     body = bytearray(found[n][:-4])
-    records = np.frombuffer(body, RECORD, struct.unpack_from("<4sII", body)[1], 12)
+    records = np.frombuffer(body, RECORD, FRAME.unpack_from(body)[2], FRAME.size)
     records["checksum"][0] ^= np.uint64(1 << chance.randrange(64))
     found[n] = bytes(body) + struct.pack("<I", zlib.crc32(body))
     return found
@@ -109,9 +109,9 @@ def forge_checksum(found: list[bytes], chance: random.Random) -> list[bytes]:
 
 def forge_number(found: list[bytes], chance: random.Random) -> list[bytes]:
     """Record a block as another one."""
-    n = chance.randrange(len(found))
+    n = chance.randrange(1, len(found))  # the first opens the run and holds none
     body = bytearray(found[n][:-4])
-    records = np.frombuffer(body, RECORD, struct.unpack_from("<4sII", body)[1], 12)
+    records = np.frombuffer(body, RECORD, FRAME.unpack_from(body)[2], FRAME.size)
     records["number"][0] ^= np.uint64(1 << chance.randrange(4))
     found[n] = bytes(body) + struct.pack("<I", zlib.crc32(body))
     return found

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.hostile.case import CANARY, Case, deflated_zeros, made
-from tomoscale.frames import RECORD
+from tomoscale.frames import FRAME, RECORD
 from tomoscale.segmentation.segment import SHIPPED_MODEL
 
 Change = Callable[[dict[str, Any]], object]
@@ -171,14 +171,14 @@ def ledger(here: Path, plan: Any = None, log: bytes = b"", **files: Any) -> None
         name = "lease.000001" if key == "lease" else key
         (folder / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
     if log:
-        (folder / "blocks.log").write_bytes(log)
+        (folder / "blocks.log").write_bytes(frame(()) + log)
 
 
 def frame(numbers: tuple[int, ...], payload: bytes = b"") -> bytes:
     """A frame of the log of blocks, with its checksum right."""
     records = np.zeros(len(numbers), RECORD)
     records["number"] = numbers
-    body = struct.pack("<4sII", b"TSL1", len(numbers), len(payload)) + records.tobytes() + payload
+    body = FRAME.pack(b"TSL2", 1, len(numbers), len(payload)) + records.tobytes() + payload
     return body + struct.pack("<I", zlib.crc32(body))
 
 

@@ -19,8 +19,8 @@ from tomoscale.errors import InputError
 from tomoscale.geometry import Region, Shape, region_shape
 from tomoscale.json_files import read_json
 from tomoscale.kernels.filters import cast
-from tomoscale.ledger import replace_text
 from tomoscale.ome import Kind
+from tomoscale.places import replace_text
 from tomoscale.training.pictures import Colour
 from tomoscale.training.recipe import IGNORED
 from tomoscale.volume import LabelClass, Storage, Volume

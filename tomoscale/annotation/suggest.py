@@ -27,8 +27,8 @@ from tomoscale.annotation.places import name_of, patches_of, pick, slices_across
 from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import Region, Shape
-from tomoscale.ledger import replace_text
 from tomoscale.measures.uncertainty import Score, uncertainty, unit_of
+from tomoscale.places import replace_text
 from tomoscale.segmentation.segment import segment
 from tomoscale.training.class_index import Cells
 from tomoscale.volume import Volume

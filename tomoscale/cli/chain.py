@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import paths, values
@@ -15,6 +14,7 @@ from tomoscale.cli.command import RUNNING, Command, actions_of, destination, opt
 from tomoscale.cli.results import plain
 from tomoscale.cli.running import declare, naming, planning
 from tomoscale.errors import InputError, PlanError
+from tomoscale.places import Place
 
 if TYPE_CHECKING:
     from tomoscale.settings import Setting
@@ -33,7 +33,7 @@ class Step:
     options: Mapping[str, Any]
     place: str
 
-    def run(self, work: Work, made: Mapping[Path, Any]) -> Any:
+    def run(self, work: Work, made: Mapping[Place, Any]) -> Any:
         """Run or plan it; what an earlier step will make is given as it will be."""
         given = dict(self.options)
         if work.plan_only:
@@ -105,8 +105,8 @@ def check_paths(steps: Sequence[Step]) -> None:
     ------
     InputError, PlanError
     """
-    made: dict[Path, Step] = {}
-    needed: dict[Path, Step] = {}
+    made: dict[Place, Step] = {}
+    needed: dict[Place, Step] = {}
     for number, step in enumerate(steps):
         for action, path in paths.inputs(step.actions, step.options):
             file = paths.file_of(path)
@@ -131,7 +131,7 @@ def check_paths(steps: Sequence[Step]) -> None:
             made[file] = step
 
 
-def _missing(file: Path, later: Sequence[Step]) -> str:
+def _missing(file: Place, later: Sequence[Step]) -> str:
     for step in later:
         if file in [paths.file_of(p) for _, p in paths.outputs(step.actions, step.options)]:
             return f"is made only by a later step ({step.place.rstrip(': ')}): put that one first"
@@ -172,8 +172,8 @@ def _shown(command: Command, result: Any) -> Any:
 
 def _plan(steps: Sequence[Step], work: Work) -> None:
     """Print the plans of all steps that run over blocks, each with the volumes that the steps before it will make."""
-    made: dict[Path, Any] = {}
-    planned: set[Path] = set()
+    made: dict[Place, Any] = {}
+    planned: set[Place] = set()
     for step in steps:
         files = [paths.file_of(p) for _, p in paths.inputs(step.actions, step.options)]
         known = all(f in made or not any(p in planned for p in (f, *f.parents)) for f in files)

@@ -86,7 +86,7 @@ def flag(name: str, text: str) -> Option:
 
 
 SOURCE = option("source", type=values.input_path, help="a volume, or what `tomoscale convert` reads")
-TARGET = option("target", type=values.output_path, help="the volume to make")
+TARGET = option("target", type=values.volume_path, help="the volume to make")
 ARCHITECTURE_MODULE = option(
     "--architecture-module",
     type=values.word,

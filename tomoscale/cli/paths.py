@@ -8,23 +8,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscale.cli.values import input_path, output_path
+from tomoscale.bucket_path import BucketPath
+from tomoscale.cli.values import input_path, output_path, volume_path
 from tomoscale.errors import InputError
+from tomoscale.places import Place, place
 
 
 def inputs(actions: Sequence[argparse.Action], options: Mapping[str, Any]) -> Iterator[tuple[argparse.Action, Any]]:
     """Paths that must be there."""
-    return _paths(actions, options, input_path)
+    return _paths(actions, options, (input_path,))
 
 
 def outputs(actions: Sequence[argparse.Action], options: Mapping[str, Any]) -> Iterator[tuple[argparse.Action, Any]]:
     """Paths that are made."""
-    return _paths(actions, options, output_path)
+    return _paths(actions, options, (output_path, volume_path))
 
 
-def file_of(path: str | Path) -> Path:
+def file_of(path: str | Place) -> Place:
     """The file or folder of a path, without the dataset behind ``::``; absolute, links followed."""
-    return Path(os.path.realpath(str(path).partition("::")[0]))
+    found = place(str(path).partition("::")[0])
+    return found if isinstance(found, BucketPath) else Path(os.path.realpath(found))
 
 
 def check_inputs(actions: Sequence[argparse.Action], options: Mapping[str, Any], where: str) -> None:
@@ -50,15 +53,15 @@ def refuse_pipes(actions: Sequence[argparse.Action], options: Mapping[str, Any])
     """
     for _, path in inputs(actions, options):
         file = file_of(path)
-        if file.exists() and not (file.is_file() or file.is_dir()):
+        if isinstance(file, Path) and file.exists() and not (file.is_file() or file.is_dir()):
             raise InputError(f"{path} is a pipe or a device, not a file or a folder: write its content to a file first")
 
 
 def _paths(
-    actions: Sequence[argparse.Action], options: Mapping[str, Any], kind: Any
+    actions: Sequence[argparse.Action], options: Mapping[str, Any], kinds: tuple[Any, ...]
 ) -> Iterator[tuple[argparse.Action, Any]]:
     for action in actions:
-        if action.type is kind:
+        if action.type in kinds:
             value = options.get(action.dest)
             for path in value if isinstance(value, list | tuple) else () if value is None else (value,):
                 yield action, path

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tomoscale.places import Place, is_bucket, place
+
 BYTES = {
     "B": 1,
     "KiB": 2**10,
@@ -201,11 +203,17 @@ def input_path(text: str) -> str:
     return _path(text)
 
 
+def volume_path(text: str) -> Place:
+    """A volume this command makes, on a file system or in a bucket."""
+    return place(text) if is_bucket(text) else output_path(text)
+
+
 def output_path(text: str) -> Path:
-    """Something this command makes."""
+    """Something else this command makes, on a file system."""
     if _ADDRESS.match(text):
         raise argparse.ArgumentTypeError(
-            f"{text[:80]!r} is an address: results are written to file systems alone; give a path, and copy what it holds afterwards"
+            f"{text[:80]!r} is an address: volumes are written to s3://BUCKET/PATH too, everything else to file systems alone; give "
+            "a path, and copy what it holds afterwards"
         )
     return Path(_path(text))
 
@@ -230,13 +238,14 @@ NAMES: Mapping[Callable[[str], Any], str] = {
     workers: "workers",
     input_path: "input path",
     output_path: "output path",
+    volume_path: "output volume",
 }
 """What each type is called in ``--json-usage``."""
 
 SUGGESTIONS: Mapping[Callable[[str], Any], tuple[str, ...]] = {workers: WORKERS}
 """Values that shells offer where any other may be given too."""
 
-PATHS = (input_path, output_path)
+PATHS = (input_path, output_path, volume_path)
 
 
 def _path(text: str) -> str:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError
-from tomoscale.formats.bucket import is_bucket, open_bucket
 from tomoscale.formats.dicom import is_dicom, open_dicom
 from tomoscale.formats.hdf5 import open_hdf5
 from tomoscale.formats.matlab import is_matlab, open_matlab
@@ -19,11 +19,11 @@ from tomoscale.formats.raw_layout import RawLayout, is_raw_name, without_layout
 from tomoscale.formats.scanco import is_scanco, open_scanco
 from tomoscale.formats.tiff import is_tiff_name, open_tiff
 from tomoscale.geometry import Spacing
+from tomoscale.places import is_bucket
 from tomoscale.volume import Volume, open_zarr
 
 __all__ = [
     "RawLayout",
-    "open_bucket",
     "open_dicom",
     "open_hdf5",
     "open_matlab",
@@ -45,7 +45,7 @@ _READ = "Zarr, TIFF slices, multi-page TIFF, HDF5, MATLAB, NIfTI, MetaImage, NRR
 
 
 def open_volume(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | BucketPath,
     *,
     voxel_size_um: float | Spacing | None = None,
     dataset: str | None = None,
@@ -77,9 +77,10 @@ def open_volume(
     ValueError
         If `dataset` or `raw` is given for what has no use for it.
     """
-    place, dataset = _split(os.fspath(path), dataset)
-    if is_bucket(place):
-        return open_bucket(place, array=dataset, voxel_size_um=voxel_size_um)
+    if is_bucket(path):
+        address, dataset = _parted(str(path), dataset) if "::" in str(path) else (path, dataset)
+        return open_zarr(address, array=dataset, voxel_size_um=voxel_size_um, unfinished=unfinished)
+    place, dataset = _split(os.fspath(str(path)), dataset)
     _check_there(place)
     if raw is not None:
         _refuse_dataset(place, dataset, "a file of raw voxels")
@@ -107,10 +108,15 @@ def _split(text: str, dataset: str | None) -> tuple[Path, str | None]:
     """Path of a file, and the dataset in it, which the path may name too."""
     if "::" not in text or os.path.lexists(text):
         return Path(text), dataset
+    file, inside = _parted(text, dataset)
+    return Path(file), inside
+
+
+def _parted(text: str, dataset: str | None) -> tuple[str, str]:
     file, _, inside = text.partition("::")
     if dataset not in (None, inside):
         raise ValueError(f"{text}: dataset {dataset!r} contradicts the path, which names {inside!r}; give one of them")
-    return Path(file), inside
+    return file, inside
 
 
 def _check_there(place: Path) -> None:

@@ -7,7 +7,6 @@ be tried again or was set aside gives the field its colour, the worst first, so 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,6 +14,7 @@ from PIL import Image
 from tomoscale.block_states import AGAIN, ASIDE, DONE, RUNNING, STATES, WAITING, RunBlocks, failures_of
 from tomoscale.geometry import AXES
 from tomoscale.notebook.look import img
+from tomoscale.places import Place
 from tomoscale.refusals import shape_text
 from tomoscale.report.page import integer, text
 
@@ -33,7 +33,7 @@ class BlockMap:
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or BucketPath
         Of the ledger.
 
     Raises
@@ -42,7 +42,7 @@ class BlockMap:
         If the folder holds no plan with a grid.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.blocks = RunBlocks(folder)
 
     def html(self) -> str:

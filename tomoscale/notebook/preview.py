@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from tomoscale.geometry import AXES, Spacing
 from tomoscale.notebook.look import PIXELS, Look, histogram, img, picture
 from tomoscale.notebook.thinned import BUDGET_BYTES, SECONDS, Thinned, plane_bytes, read_thinned
 from tomoscale.ome import level_paths, multiscales
+from tomoscale.places import Place, path_inside
 from tomoscale.refusals import shape_text, size
 from tomoscale.report.page import length, text
 from tomoscale.volume import Volume, ZarrArray, open_zarr
@@ -44,17 +44,17 @@ def levels_of(volume: Volume) -> list[Volume]:
     storage = volume.storage
     if not isinstance(storage, ZarrArray) or not storage.inside:
         return []
-    root = Path(storage.directory)
+    root = storage.directory
     array = root / storage.inside
     found = []
     for group in array.parents:
         node = read_node(group)
         image = multiscales(node.attributes) if node else None
         paths = level_paths(image)[:_MAX_LEVELS] if image else []
-        own = array.relative_to(group).as_posix()
+        own = path_inside(array, group)
         if own in paths:
             for path in paths[paths.index(own) + 1 :]:
-                level = _level(storage.directory, (group / path).relative_to(root).as_posix())
+                level = _level(storage.directory, path_inside(group / path, root))
                 if level is not None and all(a <= b for a, b in zip(level.shape, volume.shape, strict=True)):
                     found.append(level)
         if found or group == root:
@@ -170,7 +170,7 @@ def _values(values: np.ndarray, look: Look) -> str:
     return f'<div style="{_LINE}">{items}<small>of the voxels shown</small></div>'
 
 
-def _level(directory: str, inside: str) -> Volume | None:
+def _level(directory: Place, inside: str) -> Volume | None:
     try:
         level = open_zarr(directory, array=inside, unfinished=True)
     except (InputError, OSError, ValueError):

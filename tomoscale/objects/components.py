@@ -14,15 +14,16 @@ from tomoscale.objects.joining import Joined, Tables
 from tomoscale.objects.passes import Operation, Output, remembered, run_passes
 from tomoscale.objects.pieces import Selection
 from tomoscale.objects.ranking import rank
+from tomoscale.places import Place, place
 from tomoscale.volume import Volume
 from tomoscale.work import Work
 
-Source = Volume | str | Path
+Source = Volume | str | Place
 
 
 def components(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     connectivity: Connectivity = 26,
     classes: tuple[int, ...] | None = None,
@@ -62,12 +63,12 @@ def components(
     volume = source if isinstance(source, Volume) else open_volume(source)
     selection = Selection(connectivity, classes, multilabel)
     operation = Operation("components", selection, _number, on_source=False)
-    return run_passes(operation, volume, Output(Path(target), "labels", np.dtype(np.uint32)), work or Work())
+    return run_passes(operation, volume, Output(place(target), "labels", np.dtype(np.uint32)), work or Work())
 
 
-def count_components(target: str | Path) -> int:
+def count_components(target: str | Place) -> int:
     """How many components a finished output of `components` has."""
-    return int(remembered(Output(Path(target), "labels", np.dtype(np.uint32)))["components"])
+    return int(remembered(Output(place(target), "labels", np.dtype(np.uint32)))["components"])
 
 
 def _number(tables: Tables, joined: Joined, folder: Path) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from tomoscale.commands import opened
 from tomoscale.errors import InputError
@@ -12,16 +11,17 @@ from tomoscale.kernels.line_distance import distance_by_axis
 from tomoscale.parts import finished_before as finished_before
 from tomoscale.parts import made_of as made_of
 from tomoscale.parts import parts_of as parts_of
+from tomoscale.places import Place, place
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work
 
-Source = Volume | str | Path
+Source = Volume | str | Place
 
 
 def distance(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     classes: tuple[int, ...] | None = None,
     inside: bool = False,
@@ -59,7 +59,7 @@ def distance(
     work, volume = work or Work(), opened(source)
     refuse_grey_values(volume)
     kernels = distance_by_axis(volume.shape, known_voxel_size(volume), classes, inside=inside)
-    return run_in_turn(kernels, volume, Path(target), work)
+    return run_in_turn(kernels, volume, place(target), work)
 
 
 def known_voxel_size(volume: Volume) -> Spacing:
@@ -85,7 +85,7 @@ def refuse_grey_values(volume: Volume) -> None:
         )
 
 
-def run_in_turn(kernels: tuple[Kernel, ...], source: Volume, target: Path, work: Work) -> Volume:
+def run_in_turn(kernels: tuple[Kernel, ...], source: Volume, target: Place, work: Work) -> Volume:
     """Run kernels after each other, the last into `target`; what lies between is removed once that is done."""
     kernels = (*kernels[:-1], made_of(kernels[-1], source))
     if not work.overwrite and finished_before(target, kernels[-1]):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,16 @@ from tomoscale.kernels.row_runs import Connectivity
 from tomoscale.objects.decisions import fill, from_size, inside, keep, keep_n_largest, outside, paint_outer, surround
 from tomoscale.objects.passes import Decide, Operation, Output, run_passes
 from tomoscale.objects.pieces import Selection
+from tomoscale.places import Place, place
 from tomoscale.volume import Kind, Volume
 from tomoscale.work import Work
 
-Source = Volume | str | Path
+Source = Volume | str | Place
 
 
 def remove_small(  # noqa: PLR0913 -- what an object is, and from which size on it stays
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     min_voxels: int,
     connectivity: Connectivity = 26,
@@ -67,7 +67,7 @@ def remove_small(  # noqa: PLR0913 -- what an object is, and from which size on 
 
 def keep_largest(  # noqa: PLR0913 -- what an object is, and how many stay
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     n: int = 1,
     connectivity: Connectivity = 26,
@@ -100,7 +100,7 @@ def keep_largest(  # noqa: PLR0913 -- what an object is, and how many stay
 
 def erase_border_objects(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     connectivity: Connectivity = 26,
     classes: tuple[int, ...] | None = None,
@@ -127,7 +127,7 @@ def erase_border_objects(
 
 def fill_holes(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     connectivity: Connectivity = 26,
     classes: tuple[int, ...] | None = None,
@@ -173,7 +173,7 @@ def fill_holes(
 
 def replace_islands(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     min_voxels: int = 100,
     connectivity: Connectivity = 26,
@@ -213,7 +213,7 @@ def replace_islands(
 
 def outer_background(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     background: tuple[int, ...] = (0,),
     connectivity: Connectivity = 26,
@@ -248,13 +248,13 @@ def outer_background(
     selection = Selection(connectivity, background)
     operation = Operation("outer background", selection, paint_outer, on_source=False)
     volume = _opened(source, selection)
-    return run_passes(operation, volume, Output(Path(target), "mask", np.dtype(bool)), work or Work())
+    return run_passes(operation, volume, Output(place(target), "mask", np.dtype(bool)), work or Work())
 
 
 def _filter(  # noqa: PLR0913 -- an operation, taken apart
     name: str,
     volume: Volume,
-    target: str | Path,
+    target: str | Place,
     selection: Selection,
     decide: Decide,
     work: Work | None,
@@ -264,7 +264,7 @@ def _filter(  # noqa: PLR0913 -- an operation, taken apart
     """Run an operation that changes some components of a volume and leaves all other voxels as they are."""
     operation = Operation(name, selection, decide, on_source=True, voting=voting, parameters=parameters)
     kind: Kind = "mask" if volume.dtype.kind == "b" else "labels"
-    return run_passes(operation, volume, Output(Path(target), kind, volume.dtype, volume.classes), work or Work())
+    return run_passes(operation, volume, Output(place(target), kind, volume.dtype, volume.classes), work or Work())
 
 
 def _opened(source: Source, selection: Selection) -> Volume:

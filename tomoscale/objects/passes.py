@@ -26,12 +26,16 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from tomoscale.block_log import LOG
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import Grid, Shape
-from tomoscale.ledger import refuse_other_plan, replace_text
+from tomoscale.ledger import refuse_other_plan
 from tomoscale.objects.joining import NODE_BYTES, Joined, Tables, join
 from tomoscale.objects.painting import KEPT, STARTS, VALUES, painting
 from tomoscale.objects.pieces import Selection, pieces
+from tomoscale.parts import scratch
+from tomoscale.places import Place, replace_text
 from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map, plan_measure
 from tomoscale.refusals import size
 from tomoscale.volume import Kind, LabelClass, Volume, open_zarr
@@ -74,14 +78,16 @@ class Operation:
 class Output:
     """The volume an operation makes."""
 
-    path: Path
+    path: Place
     kind: Kind
     dtype: np.dtype[Any]
     classes: tuple[LabelClass, ...] = ()
 
     @property
     def folder(self) -> Path:
-        """What is kept between the passes: beside the target."""
+        """What is kept between the passes: beside the target, or for one in a bucket in `scratch`."""
+        if isinstance(self.path, BucketPath):
+            return scratch(self.path, "pieces")
         return self.path.with_name(f"{self.path.name.removesuffix('.zarr')}.pieces")
 
     @property
@@ -240,7 +246,7 @@ def _digest(folder: Path) -> str:
 
 def _clear(folder: Path) -> None:
     """Remove what a finished target needs no more; first what says that it is there."""
-    for name in ("sealed.json", "blocks.log"):
+    for name in ("sealed.json", LOG):
         (folder / name).unlink(missing_ok=True)
     for name in ("pieces", DECIDED):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -31,6 +31,7 @@ from tomoscale.geometry import Block, Grid, Halo, region_shape
 from tomoscale.kernels.flood import PLACE_BITS, UNREACHED, Shell
 from tomoscale.objects.pieces import file_of
 from tomoscale.objects.stored import StoredArrays, save_arrays
+from tomoscale.places import Place
 from tomoscale.plan import begun_block, plan_map
 from tomoscale.step import Counts, Kernel, Measure
 from tomoscale.volume import Kind, Volume
@@ -208,7 +209,7 @@ def painting(rule: Rule, settled: Settled, others: tuple[Volume, ...], **more: A
     )
 
 
-def with_block(rule: Rule, volumes: Mapping[str, Volume], target: Path, folder: Path, kind: Kind, work: Work) -> Work:
+def with_block(rule: Rule, volumes: Mapping[str, Volume], target: Place, folder: Path, kind: Kind, work: Work) -> Work:
     """Work with the block of all rounds: what was asked for or begun, else what suits the last pass, which writes.
 
     `PlanError` is raised if that has more voxels than flooding can number.

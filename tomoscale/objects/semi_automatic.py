@@ -37,6 +37,7 @@ from tomoscale.measures.population import Population
 from tomoscale.objects.distance import Source, finished_before, known_voxel_size, made_of, parts_of
 from tomoscale.objects.filters import remove_small
 from tomoscale.objects.watershed import identity, watershed
+from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Counts, Kernel
@@ -75,7 +76,7 @@ class Seeds:
 
 def semi_automatic(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     markers: Source | Seeds,
     sigma_um: float | None = None,
@@ -113,7 +114,7 @@ def semi_automatic(
     ValueError
         If ranges overlap or a length is not positive.
     """
-    work, scan, target = work or Work(), opened(source), Path(target)
+    work, scan, target = work or Work(), opened(source), place(target)
     steep = _gradient_kernel(scan, sigma_um)
     asked = _asked(markers, steep, bone_above)
     refuse_own_source(target, (scan,) if isinstance(markers, Seeds) else (scan, opened(markers)))
@@ -131,7 +132,7 @@ def semi_automatic(
     return result
 
 
-def gradient(source: Source, target: str | Path, *, sigma_um: float | None = None, work: Work | None = None) -> Volume:
+def gradient(source: Source, target: str | Place, *, sigma_um: float | None = None, work: Work | None = None) -> Volume:
     """Write the magnitude of the gradient of a scan, in grey values per micrometre (float32): a relief to flood.
 
     Parameters
@@ -154,7 +155,7 @@ def gradient(source: Source, target: str | Path, *, sigma_um: float | None = Non
     return work.map(_gradient_kernel(scan, sigma_um), scan, target)
 
 
-def threshold_used(target: str | Path) -> float:
+def threshold_used(target: str | Place) -> float:
     """Grey value above which `semi_automatic` took for bone what is not of the implant.
 
     Raises
@@ -246,7 +247,7 @@ def _greys(counts: Counts, dtype: np.dtype[Any], row: int) -> tuple[np.ndarray, 
     return voxels[bins], values_of(keys, dtype.name)
 
 
-def _otsu(scan: Volume, flooded: Volume, record: Path, work: Work) -> float:
+def _otsu(scan: Volume, flooded: Volume, record: Place, work: Work) -> float:
     """Threshold between background and bone, of voxels that are not of the implant."""
     population = Population(scan.dtype.name, n_classes=REST + 1)
     counts = work.measure((histogram(population),), {"grey": scan, "labels": flooded}, record)

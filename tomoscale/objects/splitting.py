@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from tomoscale.objects.distance import Source, distance, finished_before, known_
 from tomoscale.objects.pieces import Selection
 from tomoscale.objects.rounds import Arrays, Borders, Settled, State, painting, run_rounds, with_block
 from tomoscale.objects.watershed import Flooding, flood_to, flooded_before, identity
+from tomoscale.places import Place, place
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work, refuse_own_source
 
@@ -79,7 +79,7 @@ class Maxima:
 
 def maxima(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     depth_um: float,
     connectivity: Connectivity = 26,
@@ -110,7 +110,7 @@ def maxima(
     ValueError
         If the depth is not positive.
     """
-    work, volume, target = work or Work(), opened(source), Path(target)
+    work, volume, target = work or Work(), opened(source), place(target)
     if not depth_um > 0:
         raise ValueError(f"depth_um must be positive, got {depth_um}: every voxel of a plateau would be a maximum")
     if volume.dtype != np.float32:
@@ -132,7 +132,7 @@ def maxima(
 
 def split_touching(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     classes: tuple[int, ...] | None = None,
     min_depth_um: float | None = None,
@@ -171,7 +171,7 @@ def split_touching(
     ValueError
         If the depth is not positive.
     """
-    work, volume, target = work or Work(), opened(source), Path(target)
+    work, volume, target = work or Work(), opened(source), place(target)
     Selection(connectivity, classes).check(volume)
     depth_um = max(known_voxel_size(volume)) if min_depth_um is None else float(min_depth_um)
     if not depth_um > 0:

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from tomoscale.arrays import Array, to_host
+from tomoscale.block_log import LOG
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
 from tomoscale.geometry import Block, Grid
-from tomoscale.ledger import replace_text
 from tomoscale.measures.object_sums import COLUMNS, HALO, sum_objects
 from tomoscale.objects.figures import Objects, figures
 from tomoscale.objects.pieces import file_of
 from tomoscale.objects.stored import StoredArrays, save_arrays
+from tomoscale.places import replace_text
 from tomoscale.plan import begun_block, plan_measure
 from tomoscale.step import Counts, Measure
 from tomoscale.volume import Volume
@@ -101,7 +102,7 @@ def object_table(source: Volume | str | Path, target: str | Path, *, work: Work 
         for part in summed(folder / "parts", grid):
             write(figures(part, volume.voxel_size_um))
     replace_text(folder / _FINISHED, json.dumps(wanted))
-    for name in ("sealed.json", "blocks.log"):
+    for name in ("sealed.json", LOG):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     return target

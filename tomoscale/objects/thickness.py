@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from tomoscale.commands import opened
@@ -27,6 +26,7 @@ from tomoscale.objects.distance import (
     refuse_grey_values,
     run_in_turn,
 )
+from tomoscale.places import Place, place
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work
@@ -37,7 +37,7 @@ Cleanup = Literal["none", "fiji"]
 
 def thickness(  # noqa: PLR0913 -- what is measured, and the conventions a paper must state
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     classes: tuple[int, ...] | None = None,
     outside: bool = False,
@@ -96,12 +96,12 @@ def thickness(  # noqa: PLR0913 -- what is measured, and the conventions a paper
     correction_um = voxel_size[0] if correction == "half_voxel" else 0.0
     make = cleaned_thickness if cleanup == "fiji" else thickness_kernel
     structure = _Structure(volume, voxel_size, classes, outside, max_radius_um)
-    return _painted(structure, Path(target), lambda ball: make(ball, voxel_size, correction_um), work or Work())
+    return _painted(structure, place(target), lambda ball: make(ball, voxel_size, correction_um), work or Work())
 
 
 def mid_axes(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     classes: tuple[int, ...] | None = None,
     max_radius_um: float | None = None,
@@ -122,7 +122,7 @@ def mid_axes(
     """
     volume = opened(source)
     structure = _Structure(volume, known_voxel_size(volume), classes, False, max_radius_um)
-    return _painted(structure, Path(target), mid_axes_kernel, work or Work(), kind="mask")
+    return _painted(structure, place(target), mid_axes_kernel, work or Work(), kind="mask")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class _Structure:
         return {"classes": self.classes, "outside": self.outside, "max_radius_um": self.max_radius_um}
 
 
-def _painted(structure: _Structure, target: Path, make: Callable[[Ball], Kernel], work: Work, **what: Any) -> Volume:
+def _painted(structure: _Structure, target: Place, make: Callable[[Ball], Kernel], work: Work, **what: Any) -> Volume:
     """Write what `make` gives of the squared distances; it needs a ball at least as large as the largest that fits."""
     volume, voxel_size = structure.volume, structure.voxel_size_um
     refuse_grey_values(volume)

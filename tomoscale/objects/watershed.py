@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from tomoscale.measures.greys import COUNTED_TYPES, keys_of
 from tomoscale.objects.distance import Source, finished_before, parts_of
 from tomoscale.objects.pieces import Selection
 from tomoscale.objects.rounds import Arrays, Borders, Settled, State, painting, run_rounds, with_block
+from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
 from tomoscale.refusals import check_agreement
 from tomoscale.volume import Volume, open_zarr
@@ -119,7 +120,7 @@ class Flooding:
 def watershed(  # noqa: PLR0913 -- a relief, its markers, and what decides where water may flow
     source: Source,
     markers: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     mask: Source | None = None,
     mask_classes: tuple[int, ...] | None = None,
@@ -163,7 +164,7 @@ def watershed(  # noqa: PLR0913 -- a relief, its markers, and what decides where
         If markers are no labels, volumes do not agree, the relief holds NaN or 64 bits, no marker lies in the mask, or
         the mask is empty.
     """
-    work, target = work or Work(), Path(target)
+    work, target = work or Work(), place(target)
     relief, seeds = opened(source), opened(markers)
     volumes = {"relief": relief, "markers": seeds}
     if mask is not None:
@@ -185,7 +186,7 @@ def watershed(  # noqa: PLR0913 -- a relief, its markers, and what decides where
 
 
 def flooded_before(
-    rule: Flooding, volumes: Mapping[str, Volume], target: Path, made: Mapping[str, Any], found: tuple[str, ...] = ()
+    rule: Flooding, volumes: Mapping[str, Volume], target: Place, made: Mapping[str, Any], found: tuple[str, ...] = ()
 ) -> bool:
     """Whether `target` was finished by the same flooding; `found` are names in `made` that are not compared.
 
@@ -200,7 +201,7 @@ def flooded_before(
 
 
 def flood_to(
-    rule: Flooding, volumes: Mapping[str, Volume], target: Path, made: Mapping[str, Any], work: Work
+    rule: Flooding, volumes: Mapping[str, Volume], target: Place, made: Mapping[str, Any], work: Work
 ) -> Volume:
     """Flood until borders agree, then write; what lies between is left in `parts_of` the target.
 
@@ -224,7 +225,7 @@ def flood_to(
     return work.map(kernel, relief, target, kind="labels", classes=volumes["markers"].classes)
 
 
-def watershed_figures(target: str | Path) -> dict[str, int]:
+def watershed_figures(target: str | Place) -> dict[str, int]:
     """What a finished watershed found: rounds, voxels where water might flow, and those of them that none reached.
 
     Raises
@@ -242,7 +243,7 @@ def watershed_figures(target: str | Path) -> dict[str, int]:
 
 def identity(volume: Volume) -> dict[str, Any]:
     """What a record says of a volume that a kernel reads by itself; one may be planned with that is not there yet."""
-    return volume.identity() if volume.exists else {"volume": Path(volume.name).name}
+    return volume.identity() if volume.exists else {"volume": PurePosixPath(volume.name).name}
 
 
 def refuse_nan(relief: np.ndarray, inside: np.ndarray, block: Block) -> None:

@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,7 +83,7 @@ def _coarse_enough(volume: Volume, side: int) -> Volume:
     storage = volume.storage
     if max(volume.shape) <= side or not isinstance(storage, ZarrArray):
         return volume
-    node = read_node(Path(storage.directory))
+    node = read_node(storage.directory)
     image = None if node is None else multiscales(node.attributes)
     levels = level_paths(image) if image is not None else []
     if storage.inside not in levels:

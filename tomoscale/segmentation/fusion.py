@@ -17,6 +17,7 @@ from tomoscale.kernels.planes import PlaneNetwork, plane_network
 from tomoscale.kernels.voting import Ballot, of_tally
 from tomoscale.networks.bundle import Bundle
 from tomoscale.parts import origin_of
+from tomoscale.places import Place
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume
 
@@ -162,13 +163,13 @@ class Outputs:
 
     Attributes
     ----------
-    labels : Path
+    labels : Path or BucketPath
     probabilities : Path or None
         Folder of a volume per class, ``class_0.zarr`` onwards.
     disagreement, entropy : Path or None
     """
 
-    labels: Path
+    labels: Place
     probabilities: Path | None = None
     disagreement: Path | None = None
     entropy: Path | None = None
@@ -183,10 +184,10 @@ class Outputs:
         """Whether nothing else is asked for."""
         return self.probabilities is None and self.disagreement is None and self.entropy is None
 
-    def kernels(self, fusion: Fusion) -> dict[Path, Kernel]:
+    def kernels(self, fusion: Fusion) -> dict[Place, Kernel]:
         """Kernel of every volume; the labels come last, since they say that all is done."""
         ballot = fusion.ballot
-        found: dict[Path, Kernel] = {}
+        found: dict[Place, Kernel] = {}
         if self.probabilities is not None:
             for label in range(ballot.n_classes):
                 found[self.probabilities / f"class_{label}.zarr"] = of_tally(

@@ -22,6 +22,7 @@ from tomoscale.commands import Source, opened
 from tomoscale.geometry import Shape
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.parts import parts_of
+from tomoscale.places import Place, place
 from tomoscale.segmentation.fusion import Fusing, Fusion, Outputs
 from tomoscale.segmentation.planes_plan import plan_planes
 from tomoscale.segmentation.segment import SHIPPED_MODEL
@@ -33,7 +34,7 @@ from tomoscale.work import Work
 
 def segment_planes(  # noqa: PLR0913 -- what is fused and how, and the four volumes it can make
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     model: str | Path | None = None,
     planes: int = 9,
@@ -86,7 +87,7 @@ def segment_planes(  # noqa: PLR0913 -- what is fused and how, and the four volu
     -----
     Planes count alike, however well their probabilities are calibrated.
     """
-    work, target = work or Work(), Path(target)
+    work, target = work or Work(), place(target)
     outputs = Outputs(target, *(None if p is None else Path(p) for p in (keep_probabilities, disagreement, entropy)))
     bundle, options = load_bundle(model or SHIPPED_MODEL), Fusing(planes, **fusing)
     fusion = Fusion.of(opened(source), bundle, options, votes=disagreement is not None)
@@ -118,9 +119,9 @@ def _run(fusion: Fusion, outputs: Outputs, method: str, block_shape: Shape, work
     else:
         tally = tally_by_slabs(fusion, parts, running)
     *others, labels = kernels
-    for path in others:
-        if not running.finished(kernels[path], path):
-            work.map(kernels[path], tally, path)
+    for other in others:
+        if not running.finished(kernels[other], other):
+            work.map(kernels[other], tally, other)
     # They may be there when something else is asked for later: the tally behind that need not be the same.
     if not running.finished(kernels[labels], labels):
         tally = work.map(kernels[labels], tally, labels, kind="labels", classes=classes)

@@ -12,6 +12,7 @@ from tomoscale.errors import PlanError
 from tomoscale.geometry import Shape, three
 from tomoscale.ledger import read_plan
 from tomoscale.parts import parts_of
+from tomoscale.places import Place
 from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map
 from tomoscale.refusals import shape_text, size
 from tomoscale.segmentation.fusion import Fusion, Outputs
@@ -148,7 +149,7 @@ def plan_planes(fusion: Fusion, outputs: Outputs, work: Work, *, method: str = "
     return PlanesPlan(fusion, costs, chosen, why, block_shape)
 
 
-def begun_method(target: Path) -> str | None:
+def begun_method(target: Place) -> str | None:
     """Return the way that a run into `target` was begun with; None if there is none."""
     parts = parts_of(target)
     if any(parts.glob("sum_*.zarr")):
@@ -170,10 +171,10 @@ class Drafting:
     write_bytes: int = 0
     memory_bytes: int = 0
     peak_bytes: int = 0
-    alive: dict[Path, int] = field(default_factory=dict)
-    described: dict[Path, Volume] = field(default_factory=dict)
+    alive: dict[Place, int] = field(default_factory=dict)
+    described: dict[Place, Volume] = field(default_factory=dict)
 
-    def make(self, kernel: Kernel, sources: Mapping[str, Volume], path: Path, numbers: int = 1) -> Volume:
+    def make(self, kernel: Kernel, sources: Mapping[str, Volume], path: Place, numbers: int = 1) -> Volume:
         """Describe the volume, and count what making it costs."""
         if path in self.alive:
             return self.described[path]
@@ -192,7 +193,7 @@ class Drafting:
         self.write_bytes += plan.write_bytes
         self.memory_bytes = max(self.memory_bytes, plan.memory_bytes)
 
-    def finished(self, kernel: Kernel, path: Path) -> bool:
+    def finished(self, kernel: Kernel, path: Place) -> bool:
         """Plan all of it."""
         return False
 
@@ -244,7 +245,7 @@ def blocks_cost(fusion: Fusion, outputs: Outputs, work: Work) -> tuple[Cost, Sha
     return min(possible, key=lambda f: f[0].relative) if possible else found[-1]
 
 
-def _block_target(fusion: Fusion, outputs: Outputs) -> tuple[Path, int]:
+def _block_target(fusion: Fusion, outputs: Outputs) -> tuple[Place, int]:
     """What the pass by blocks writes, and how many numbers of a voxel."""
     if outputs.labels_only:
         return outputs.labels, 1

@@ -15,6 +15,7 @@ from tomoscale.measures.population import Population
 from tomoscale.networks.bundle import Bundle, load_bundle
 from tomoscale.normalisation import made_by_normalise, range_of, scaling_of
 from tomoscale.objects.distance import parts_of
+from tomoscale.places import Place
 from tomoscale.plan import ledger_folder
 from tomoscale.segmentation.agreement import measured_agreement
 from tomoscale.segmentation.task import Task
@@ -30,7 +31,7 @@ VOXEL_SIZE_TOLERANCE = 0.1
 def prepared(  # noqa: PLR0913 -- what `segment` is asked
     volume: Volume,
     model: str | Path,
-    record: Path,
+    record: Place,
     work: Work,
     *,
     output: str = "labels",
@@ -76,7 +77,7 @@ def prepared(  # noqa: PLR0913 -- what `segment` is asked
     return task if as_is else replace(task, scaling=_scaling(volume, bundle, record, work))
 
 
-def measured(task: Task, target: Path, tolerance: float | None, work: Work) -> Task:
+def measured(task: Task, target: Place, tolerance: float | None, work: Work) -> Task:
     """Task with a margin by a tolerance, and with what a reduced backend costs; measured once, then taken from the record.
 
     Raises
@@ -115,7 +116,7 @@ def agreement(  # noqa: PLR0913 -- what is compared, and on which grey values
     precision: str = "bfloat16",
     as_is: bool = False,
     any_voxel_size: bool = False,
-    record: Path,
+    record: Place,
     work: Work,
 ) -> dict[str, Any]:
     """Measure how many labels a backend and precision change against torch in float32, on samples of a volume.
@@ -154,7 +155,7 @@ def _check_voxel_size(volume: Volume, bundle: Bundle) -> None:
             )
 
 
-def _scaling(volume: Volume, bundle: Bundle, record: Path, work: Work) -> Scaling | None:
+def _scaling(volume: Volume, bundle: Bundle, record: Place, work: Work) -> Scaling | None:
     """Scaling of a volume by the card; None if `normalise` has scaled it, or it lies in 0..1 already.
 
     Raises
@@ -178,7 +179,7 @@ def _scaling(volume: Volume, bundle: Bundle, record: Path, work: Work) -> Scalin
     return scaling_of(volume, how, record, work)
 
 
-def _noted(target: Path) -> dict[str, Any]:
+def _noted(target: Place) -> dict[str, Any]:
     """What a run that was begun has measured, which need not be measured again."""
     notes: dict[str, Any] = {}
     for begun in (parts_of(target) / PROVISIONAL, target):

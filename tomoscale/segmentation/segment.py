@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscale.commands import Source, opened
+from tomoscale.places import Place, place
 from tomoscale.volume import Kind, Volume, ZarrArray
 from tomoscale.work import Work
 
@@ -17,7 +18,7 @@ SHIPPED_MODEL = Path(__file__).parents[1] / "models" / "demo"
 
 def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded for speed or kept
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     model: str | Path | None = None,
     backend: str = "torch",
@@ -83,7 +84,7 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
         raise ValueError(f"quantisation must be one of {', '.join(QUANTISATIONS)}, got {quantisation!r}")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be a share of labels between 0 and 1, got {tolerance}")
-    work, target = work or Work(), Path(target)
+    work, target = work or Work(), place(target)
     fused = {name: value for name, value in fusing.items() if value is not None}
     if planes != 1 or fused:
         if tolerance is not None or output != "labels":
@@ -127,7 +128,7 @@ def summary(volume: Volume) -> dict[str, Any]:
     return {name: said[name] for name in kept if name in said} | {"windows": windows}
 
 
-def _run(task: Task, target: Path, work: Work, kept: tuple[Path, str] | None) -> Volume:
+def _run(task: Task, target: Place, work: Work, kept: tuple[Path, str] | None) -> Volume:
     """Run one pass, or two, keeping probabilities in a folder where asked."""
     from dataclasses import replace
 

@@ -21,6 +21,7 @@ from tomoscale.kernels.plane_sums import add_predicted, add_turned, frame_of, pr
 from tomoscale.kernels.planes import PlaneNetwork
 from tomoscale.kernels.rotation import Rotation, rotate
 from tomoscale.parts import finished_before
+from tomoscale.places import Place
 from tomoscale.plan import begun_block, ledger_folder, plan_map
 from tomoscale.segmentation.fusion import Fusion
 from tomoscale.segmentation.stacked import stacked
@@ -32,10 +33,10 @@ from tomoscale.work import Work
 class Maker(Protocol):
     """Makes volumes by kernels: by running them, or by planning what that would cost."""
 
-    def make(self, kernel: Kernel, sources: Mapping[str, Volume], path: Path, numbers: int = 1) -> Volume:
+    def make(self, kernel: Kernel, sources: Mapping[str, Volume], path: Place, numbers: int = 1) -> Volume:
         """Volume of a kernel; `numbers` of each voxel lie after each other along z."""
 
-    def finished(self, kernel: Kernel, path: Path) -> bool:
+    def finished(self, kernel: Kernel, path: Place) -> bool:
         """Whether a kernel made this volume before."""
 
     def drop(self, *paths: Path) -> None:
@@ -103,7 +104,7 @@ def _stale(fusion: Fusion, parts: Path, done: int) -> list[Path]:
     return [*older, *shares, *sorted(turned - needed)]
 
 
-def block_of(kernel: Kernel, sources: Mapping[str, Volume], path: Path, numbers: int, work: Work) -> Shape:
+def block_of(kernel: Kernel, sources: Mapping[str, Volume], path: Place, numbers: int, work: Work) -> Shape:
     """Block of a pass: as asked for or begun, else chosen by cost; with whole voxels where several numbers are stacked."""
     if work.block_shape is not None:
         z, y, x = work.block_shape
@@ -123,12 +124,12 @@ class Running:
 
     work: Work
 
-    def make(self, kernel: Kernel, sources: Mapping[str, Volume], path: Path, numbers: int = 1) -> Volume:
+    def make(self, kernel: Kernel, sources: Mapping[str, Volume], path: Place, numbers: int = 1) -> Volume:
         """Run a kernel, or what is left of it."""
         block = block_of(kernel, sources, path, numbers, self.work)
         return replace(self.work, block_shape=block).map(kernel, sources, path)
 
-    def finished(self, kernel: Kernel, path: Path) -> bool:
+    def finished(self, kernel: Kernel, path: Place) -> bool:
         """Whether the volume is there."""
         return not (self.work.overwrite or self.work.plan_only) and finished_before(path, kernel)
 

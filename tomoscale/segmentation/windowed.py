@@ -15,11 +15,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from tomoscale.geometry import Grid, Shape
 from tomoscale.ledger import Ledger
 from tomoscale.objects.distance import finished_before, made_of, parts_of
+from tomoscale.places import Place
 from tomoscale.plan import begun_block, ledger_folder, plan_map
 from tomoscale.segmentation.probabilities import ClassVolumes
 from tomoscale.segmentation.seams import Seams, joining, seam_bytes
@@ -32,7 +32,7 @@ PROVISIONAL = "labels.zarr"
 """Labels of the first pass, in the folder of what lies between."""
 
 
-def block_of(task: Task, target: Path, work: Work, *, whole: bool) -> Shape:
+def block_of(task: Task, target: Place, work: Work, *, whole: bool) -> Shape:
     """Block of all passes: what was asked for or begun, else what suits the first, which computes."""
     if not work.overwrite:
         for begun in (target, parts_of(target) / PROVISIONAL):
@@ -45,7 +45,7 @@ def block_of(task: Task, target: Path, work: Work, *, whole: bool) -> Shape:
     return plan_map(kernel, task.volume, target, resources=work.available()).grid.block_shape
 
 
-def run_windows(task: Task, target: Path, work: Work, volumes: ClassVolumes | None) -> Volume:
+def run_windows(task: Task, target: Place, work: Work, volumes: ClassVolumes | None) -> Volume:
     """Label a volume by the windows of the network's card, or go on with it.
 
     Parameters
@@ -85,7 +85,7 @@ def run_windows(task: Task, target: Path, work: Work, volumes: ClassVolumes | No
     return result
 
 
-def _first(task: Task, target: Path, blocks: Grid, whole: bool) -> Kernel:
+def _first(task: Task, target: Place, blocks: Grid, whole: bool) -> Kernel:
     """Kernel of the first pass: labels whatever the output is, which comes from the files."""
     seams = Seams(str(parts_of(target) / "seams"), task.windows, blocks, whole)
     kernel = replace(task, output="labels").kernel(hand_over=seams)
@@ -93,7 +93,7 @@ def _first(task: Task, target: Path, blocks: Grid, whole: bool) -> Kernel:
     return replace(kernel, beside_bytes=beside, parameters={**kernel.parameters, "all sums are kept": whole})
 
 
-def _counted(target: Path) -> dict[str, int]:
+def _counted(target: Place) -> dict[str, int]:
     folder = ledger_folder(target)
     assert folder is not None
     return {name: int(values[0]) for name, values in sorted(Ledger.load(folder).counts.items())}

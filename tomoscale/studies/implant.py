@@ -15,7 +15,7 @@ from typing import Any, Literal
 import tomoscale
 from tomoscale.commands import CLASSES, clean, convert, normalise
 from tomoscale.errors import InputError
-from tomoscale.ledger import replace_text
+from tomoscale.places import replace_text
 from tomoscale.segmentation.segment import SHIPPED_MODEL, segment
 from tomoscale.studies.inputs import KINDS, Sample, checked
 from tomoscale.studies.published import published

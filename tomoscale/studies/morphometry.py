@@ -17,7 +17,7 @@ import tomoscale
 from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Spacing
-from tomoscale.ledger import read_plan, replace_text
+from tomoscale.ledger import read_plan
 from tomoscale.measures.intercepts import intercepts
 from tomoscale.measures.thickness_histogram import filled, thickness_histogram
 from tomoscale.measures.topology import configurations
@@ -26,6 +26,7 @@ from tomoscale.objects.distance import known_voxel_size
 from tomoscale.objects.filters import fill_holes, keep_largest
 from tomoscale.objects.object_values import OUTER, VOXELS, ObjectValues, joined, object_values
 from tomoscale.objects.thickness import Cleanup, Correction, mid_axes, thickness
+from tomoscale.places import replace_text
 from tomoscale.plan import begun_block, ledger_folder
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Measure

@@ -20,10 +20,10 @@ from typing import Any
 
 from tomoscale.commands import CLASSES, convert
 from tomoscale.errors import InputError
-from tomoscale.ledger import replace_text
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.networks.cost import cost_of
 from tomoscale.phantom import Phantom
+from tomoscale.places import replace_text
 from tomoscale.report.page import page, table, text
 from tomoscale.segmentation.segment import segment
 from tomoscale.studies.published import IOU_OF_MODELS, METRICS_OF_MODELS, PublishedTable

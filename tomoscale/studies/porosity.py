@@ -21,13 +21,13 @@ from tomoscale.commands import Source, normalise, opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Spacing
 from tomoscale.kernels.row_runs import Connectivity
-from tomoscale.ledger import replace_text
 from tomoscale.measures import fraction
 from tomoscale.measures.thickness_histogram import filled, thickness_histogram
 from tomoscale.objects.components import count_components
 from tomoscale.objects.object_values import VOXELS, ObjectValues, joined, object_values
 from tomoscale.objects.table import object_table
 from tomoscale.objects.thickness import thickness
+from tomoscale.places import replace_text
 from tomoscale.plan import begun_block
 from tomoscale.segmentation.segment import segment
 from tomoscale.step import Measure

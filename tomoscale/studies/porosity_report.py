@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tomoscale.geometry import Spacing, three
-from tomoscale.ledger import replace_text
+from tomoscale.places import replace_text
 from tomoscale.report import page
 from tomoscale.report.figures import BLUE, Chart, drawing, figure, plain
 from tomoscale.report.page import text

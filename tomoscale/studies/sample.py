@@ -17,12 +17,12 @@ import tomoscale
 from tomoscale.commands import CLASSES, Source, opened
 from tomoscale.errors import InputError
 from tomoscale.geometry import Spacing
-from tomoscale.ledger import replace_text
 from tomoscale.measures.class_histogram import centres
 from tomoscale.measures.cylinder import cylinder_around
 from tomoscale.measures.grey_figures import moments
 from tomoscale.measures.inertia import Axis, axis_of, inertia
 from tomoscale.objects.filters import fill_holes
+from tomoscale.places import replace_text
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Counts
 from tomoscale.studies import quantities as rows

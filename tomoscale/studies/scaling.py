@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tomoscale.ledger import replace_text
 from tomoscale.networks.cost import cost_of
+from tomoscale.places import replace_text
 from tomoscale.report.charts import line_chart
 from tomoscale.report.figures import Chart
 from tomoscale.report.page import chart, page, table, text

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from tomoscale.errors import InputError, PlanError
-from tomoscale.ledger import replace_text
 from tomoscale.measures.overlap import pooled
 from tomoscale.networks.bundle import Bundle, load_bundle, save_bundle
 from tomoscale.networks.card import Card
+from tomoscale.places import replace_text
 from tomoscale.training.fold_table import csv_of, page_of, quantities, table_of
 from tomoscale.training.folds import Labelled
 from tomoscale.training.loop import TrainingResult, fit

@@ -11,7 +11,7 @@ from typing import Any
 
 from tomoscale.errors import InputError, PlanError
 from tomoscale.json_files import read_json
-from tomoscale.ledger import replace_text
+from tomoscale.places import replace_text
 
 
 @dataclass(frozen=True)

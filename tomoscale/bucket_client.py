@@ -1,0 +1,106 @@
+"""Clients of an object store that speaks S3: obstore for records and metadata, tensorstore for voxels."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tomoscale.errors import PlanError
+
+RETRIES = 8
+"""Times a request is repeated, after 0.2 s and then ever longer pauses up to 8 s."""
+RETRY_SECONDS = 45.0
+"""And for how long: what takes longer is for the tries of a block, and then for the user; less than a lease lasts."""
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """Where objects are.
+
+    Attributes
+    ----------
+    name : str
+    endpoint : str or None
+        Address of the server; None for Amazon's.
+    region : str or None
+    """
+
+    name: str
+    endpoint: str | None
+    region: str | None
+
+    def spec(self, key: str) -> dict[str, Any]:
+        """Description of all that lies below a key, for tensorstore."""
+        found: dict[str, Any] = {"driver": "s3", "bucket": self.name, "path": f"{key}/"}
+        found |= {"endpoint": self.endpoint} if self.endpoint else {}
+        if "AWS_ACCESS_KEY_ID" in os.environ:
+            # Said, so that the library does not look for files of credentials, and complain that there are none.
+            found["aws_credentials"] = {"type": "environment"}
+        elif os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true"):
+            found["aws_credentials"] = {"type": "anonymous"}
+        return found | ({"aws_region": self.region} if self.region else {})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a server says of an object: its size in bytes, when it was written by the server's clock, and its version."""
+
+    size: int
+    modified: float
+    version: str
+
+    @classmethod
+    def of(cls, meta: Any) -> Stored:
+        """From the description that the library gives."""
+        modified: datetime = meta["last_modified"]
+        return cls(int(meta["size"]), modified.timestamp(), str(meta["e_tag"]))
+
+
+def library() -> Any:
+    """Return obstore.
+
+    Raises
+    ------
+    PlanError
+        If it is not installed.
+    """
+    try:
+        import obstore
+    except ImportError:
+        raise PlanError("volumes in an object store need obstore: pip install 'tomoscale[s3]'") from None
+    return obstore
+
+
+@lru_cache(maxsize=16)
+def client_of(bucket: Bucket) -> Any:
+    """Client of a bucket, one in each process."""
+    from obstore.store import S3Store
+
+    pauses = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=8), "base": 2}
+    retries = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": pauses}
+    asked: dict[str, Any] = {"endpoint": bucket.endpoint} if bucket.endpoint else {}
+    asked |= {"region": bucket.region} if bucket.region else {}
+    options = {"allow_http": (bucket.endpoint or "").startswith("http:"), "timeout": timedelta(seconds=30)}
+    asked |= {"client_options": options, "retry_config": retries, **_stored_credentials()}
+    return S3Store(bucket.name, **asked)
+
+
+def _stored_credentials() -> dict[str, str]:
+    """Credentials of the user's file, where the environment has none; {} where neither does."""
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        return {}
+    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(file)
+        section = parser[os.environ.get("AWS_PROFILE", "default")]
+    except (configparser.Error, KeyError, OSError, UnicodeDecodeError):
+        return {}
+    names = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key"}
+    names["aws_session_token"] = "session_token"
+    return {ours: section[theirs] for theirs, ours in names.items() if theirs in section}

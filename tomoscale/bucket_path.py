@@ -1,0 +1,229 @@
+"""An address in a bucket, with what this program asks of a path; there are no folders, one is there as long as an object is.
+
+Objects are written whole or not at all, replaced at once, and made by one writer alone where that is asked for
+(``If-None-Match: *``). Requests that a busy server refuses, or that a lost connection ends, are repeated with growing
+pauses by the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from tomoscale.bucket_client import Bucket, Stored, client_of, library
+
+METADATA = ("zarr.json", ".zgroup", ".zattrs")
+"""Files that say what a folder holds."""
+DELETED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, order=True)
+class BucketPath:
+    """Address of an object, or of all objects below it.
+
+    Attributes
+    ----------
+    bucket : Bucket
+    key : str
+        Without a slash at either end.
+    """
+
+    bucket: Bucket
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket.name}/{self.key}"
+
+    def __truediv__(self, inside: str | PurePosixPath) -> BucketPath:
+        parts = [*self.key.split("/"), *PurePosixPath(inside).parts]
+        return replace(self, key="/".join(part for part in parts if part))
+
+    @property
+    def name(self) -> str:
+        """Last part of the address."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parent(self) -> BucketPath:
+        """Address without its last part."""
+        return replace(self, key=self.key.rpartition("/")[0])
+
+    @property
+    def parents(self) -> list[BucketPath]:
+        """Addresses above this one, the closest first."""
+        return [self.parent, *self.parent.parents] if self.key else []
+
+    def with_name(self, name: str) -> BucketPath:
+        """Address beside this one."""
+        return self.parent / name
+
+    def with_suffix(self, suffix: str) -> BucketPath:
+        """Address of the same name with another ending."""
+        return self.with_name(PurePosixPath(self.name).with_suffix(suffix).name)
+
+    def resolve(self) -> BucketPath:
+        """Return the address itself: there are no links."""
+        return self
+
+    def absolute(self) -> BucketPath:
+        """Return the address itself."""
+        return self
+
+    def is_symlink(self) -> bool:
+        """Return False: there are no links."""
+        return False
+
+    def is_file(self) -> bool:
+        """Whether there is an object."""
+        return self.stored() is not None
+
+    def is_dir(self) -> bool:
+        """Whether there are objects below."""
+        with _translated(self):
+            return any(chunk for chunk in library().list(client_of(self.bucket), self.key, chunk_size=1))
+
+    def exists(self) -> bool:
+        """Whether there is an object here or below."""
+        return self.is_file() or self.is_dir()
+
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: a folder is there when something lies in it."""
+
+    def iterdir(self) -> Iterator[BucketPath]:
+        """Objects and folders directly below, in the order of their names."""
+        with _translated(self):
+            found = library().list_with_delimiter(client_of(self.bucket), self.key)
+        keys = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+        return (replace(self, key=key) for key in sorted(keys))
+
+    def stored(self) -> Stored | None:
+        """Size, time and version of an object; None if there is none."""
+        try:
+            with _translated(self):
+                return Stored.of(library().head(client_of(self.bucket), self.key))
+        except FileNotFoundError:
+            return None
+
+    def below(self, after: str = "") -> Iterator[tuple[str, Stored]]:
+        """All objects below, in the order of their paths from here; those behind the path `after` alone."""
+        start, offset = len(self.key) + 1, f"{self.key}/{after}" if after else None
+        with _translated(self):
+            for chunk in library().list(client_of(self.bucket), self.key, offset=offset):
+                for meta in chunk:
+                    yield meta["path"][start:], Stored.of(meta)
+
+    def read(self, most: int) -> tuple[int, bytes | None]:
+        """Size of an object, and its content if that is not more than so many bytes."""
+        with _translated(self):
+            found = library().get(client_of(self.bucket), self.key)
+            size = int(found.meta["size"])
+            return size, bytes(found.bytes()) if size <= most else None
+
+    def read_bytes(self) -> bytes:
+        """Content of an object."""
+        with _translated(self):
+            return bytes(library().get(client_of(self.bucket), self.key).bytes())
+
+    def read_text(self) -> str:
+        """Content of an object, as text."""
+        return self.read_bytes().decode()
+
+    def read_end(self, n_bytes: int) -> tuple[int, bytes]:
+        """Size of an object, and its last bytes."""
+        with _translated(self):
+            found = library().get(client_of(self.bucket), self.key, options={"range": {"suffix": n_bytes}})
+            return int(found.meta["size"]), bytes(found.bytes())
+
+    def read_start(self, n_bytes: int) -> tuple[int, bytes]:
+        """Size of an object, and its first bytes."""
+        with _translated(self):
+            found = library().get(client_of(self.bucket), self.key, options={"range": (0, n_bytes)})
+            return int(found.meta["size"]), bytes(found.bytes())
+
+    def read_parts(self, starts: list[int], n_bytes: int) -> list[bytes]:
+        """So many bytes of an object from each of some places on."""
+        with _translated(self):
+            parts = library().get_ranges(
+                client_of(self.bucket), self.key, starts=starts, lengths=[n_bytes] * len(starts), coalesce=2**14
+            )
+            return [bytes(part) for part in parts]
+
+    def write(self, data: bytes) -> str:
+        """Write an object, or replace it; return its version."""
+        return self._put(data, "overwrite")
+
+    def create(self, data: bytes) -> str | None:
+        """Write an object that is not there yet; return its version, or None if there is one.
+
+        The answer to the first try may be lost, and the second finds what the first made: an object that holds the very
+        bytes is ours, so `data` must not be what another writer would write.
+        """
+        try:
+            return self._put(data, "create")
+        except FileExistsError:
+            return self._ours(data)
+
+    def update(self, data: bytes, version: str) -> str | None:
+        """Replace an object of that version; return the new version, or None if it has another or is gone."""
+        try:
+            return self._put(data, {"e_tag": version})
+        except (FileExistsError, FileNotFoundError):
+            return self._ours(data)
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Remove an object."""
+        if not missing_ok and not self.is_file():
+            raise FileNotFoundError(f"{self} does not exist")
+        with _translated(self), suppress(FileNotFoundError):
+            library().delete(client_of(self.bucket), self.key)
+
+    def remove_below(self) -> None:
+        """Remove all objects below."""
+        # What says that there is a volume goes first, and last what says that it was ours: a removal that was cut short
+        # leaves nothing that can be read, and can be given again.
+        for name in METADATA:
+            (self / name).unlink(missing_ok=True)
+        self._remove([inside for inside, _ in self.below() if not inside.endswith("plan.json")])
+        self._remove([inside for inside, _ in self.below()])
+
+    def _remove(self, inside: list[str]) -> None:
+        keys = [f"{self.key}/{name}" for name in inside]
+        for first in range(0, len(keys), DELETED_AT_ONCE):
+            with _translated(self), suppress(FileNotFoundError):
+                library().delete(client_of(self.bucket), keys[first : first + DELETED_AT_ONCE])
+
+    def _put(self, data: bytes, mode: Any) -> str:
+        with _translated(self):
+            result = library().put(client_of(self.bucket), self.key, data, mode=mode, use_multipart=False)
+        return str(result["e_tag"])
+
+    def _ours(self, data: bytes) -> str | None:
+        stored = self.stored()
+        if stored is None or stored.size != len(data) or self.read_bytes() != data:
+            return None
+        return stored.version
+
+
+@contextmanager
+def _translated(path: BucketPath) -> Iterator[None]:
+    """Turn what the library raises into errors as a file system gives them."""
+    errors = library().exceptions
+    try:
+        yield
+    except (errors.NotFoundError, FileNotFoundError):
+        raise FileNotFoundError(2, "there is no such object", str(path)) from None
+    except (errors.AlreadyExistsError, errors.PreconditionError):
+        raise FileExistsError(17, "there is another object", str(path)) from None
+    except (errors.PermissionDeniedError, errors.UnauthenticatedError):
+        raise PermissionError(
+            13, "no permission: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL", str(path)
+        ) from None
+    except errors.BaseError as error:
+        # The library says first what it asked for, and last what became of it.
+        text = " ".join(str(error).split("Debug source")[0].split()).rpartition(" - ")[2][:200]
+        raise OSError(
+            f"{path}: the object store does not answer ({text}); check AWS_ENDPOINT_URL and AWS_REGION"
+        ) from None
