@@ -26,7 +26,7 @@ PAGE = 20
 
 
 class Store(ThreadingHTTPServer):
-    """The server; `asked` is every method and path that was asked for, in order."""
+    """The server; `asked` is every method and path that was asked for, in order, `names` whose keys requests were signed with."""
 
     daemon_threads = True
 
@@ -34,8 +34,14 @@ class Store(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.failure = folder, failure
         self.asked: list[tuple[str, str]] = []
+        self.names: set[str] = set()
         self.counts = Counter[tuple[str, str]]()
         self.lock = threading.Lock()
+
+    @property
+    def address(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing of clients that went away."""
@@ -46,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: Store
+    lost = False
 
     def do(self) -> None:
         """Answer, or fail as asked to."""
@@ -57,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         with store.lock:
             store.asked.append((self.command, self.path))
             store.counts[self.command, self.path] += 1
+            store.names.update(re.findall(r"Credential=([^/]*)/", self.headers.get("Authorization", "")))
             times = store.counts[self.command, self.path]
         wanted = store.failure(self.command, self.path, times)
         if isinstance(wanted, float):
@@ -162,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         """Send an answer, unless it is to be lost."""
-        if self.lost if hasattr(self, "lost") else False:
+        if self.lost:
             self.close_connection = True
             return
         self.send_response(status)
@@ -188,11 +196,18 @@ def well(method: str, path: str, times: int) -> None:
 @contextmanager
 def object_store(folder: Path, failure: Failure = well) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Serve ``folder/BUCKET/KEY``; gives the address and the list of what is asked for."""
+    with running(folder, failure) as server:
+        yield server.address, server.asked
+
+
+@contextmanager
+def running(folder: Path, failure: Failure = well) -> Iterator[Store]:
+    """Run a server."""
     server = Store(folder, failure)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", server.asked
+        yield server
     finally:
         server.shutdown()
         server.server_close()

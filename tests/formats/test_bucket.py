@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
-from tests.formats.object_store import object_store
+from tests.formats.object_store import object_store, running
 from tests.world import volume_at
 from tomoscale import bucket_client, zarr_array
 from tomoscale.bucket_path import BucketPath
 from tomoscale.cli import main
 from tomoscale.commands import clean
-from tomoscale.errors import InputError, IntegrityError
+from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.formats import open_volume
 from tomoscale.places import place
 from tomoscale.volume import create_volume, open_zarr
@@ -162,3 +163,37 @@ def test_an_address_is_no_path_by_mistake():
     assert str(found.with_suffix(".histogram")) == "s3://scans/a/b.histogram"
     with pytest.raises(TypeError):
         Path(found)
+
+
+def test_credentials_come_from_the_users_file_and_go_nowhere(tmp_path, monkeypatch, values):
+    (tmp_path / "credentials").write_text(
+        "[default]\naws_access_key_id = filed\naws_secret_access_key = secretword\n"
+        "[lab]\naws_access_key_id = lab\naws_secret_access_key = secretword\n"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    source = open_zarr(volume_at(tmp_path / "labels.zarr", values))
+    with running(tmp_path / "store") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+        made = clean(source, "s3://scans/clean.zarr", work=Work(progress=False))
+        np.testing.assert_array_equal(made.read(), clean(source, tmp_path / "clean.zarr").read())
+        assert server.names == {"lab"}
+        assert b"secretword" not in pickle.dumps(made)
+    assert not [p for p in (tmp_path / "store").rglob("*") if p.is_file() and b"secretword" in p.read_bytes()]
+
+
+def test_without_permission_nothing_is_begun(tmp_path, monkeypatch, capsys, values):
+    volume_at(tmp_path / "labels.zarr", values)
+    with object_store(tmp_path, lambda method, path, times: 403 if method == "PUT" else None) as (address, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert main(["clean", str(tmp_path / "labels.zarr"), "s3://scans/clean.zarr"]) == 4
+        assert "s3://scans/clean.zarr/zarr.json: no permission: check AWS_ACCESS_KEY_ID" in capsys.readouterr().err
+        assert sum(method == "PUT" for method, _ in asked) == 1
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(PlanError, match=r"need obstore: pip install 'tomoscale\[s3\]'"):
+        open_volume("s3://scans/labels.zarr")
