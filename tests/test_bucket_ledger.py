@@ -83,7 +83,7 @@ def test_what_was_finished_is_found_again(server, at_once):
 
 def test_frames_wait_for_each_other_and_none_is_lost_at_the_end(server, monkeypatch):
     now = [time.monotonic()]
-    monkeypatch.setattr("tomoscale.ledger.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tomoscale.log_part.time.monotonic", lambda: now[0])
     ledger = Ledger.start(place(FOLDER), PLAN, 2000)
     for number in range(1900):
         now[0] += 1.0
