@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.blocks import seeds
 from tomoscale import driver as module
-from tomoscale.block_runs import Outcome
-from tomoscale.driver import DEATHS_ALONE, Driver
+from tomoscale.block_runs import Outcome, run_blocks
+from tomoscale.blame import DEATHS_ALONE
+from tomoscale.driver import ATTEMPTS, Driver
 from tomoscale.errors import Interrupted
 from tomoscale.frames import RECORD
 from tomoscale.geometry import Block
@@ -34,10 +35,10 @@ class Died(Exception):
 class Played:
     """A task: what it will bring."""
 
-    def __init__(self, numbers: list[int], outcome: Outcome | Exception) -> None:
+    def __init__(self, numbers: list[int], outcome: Outcome | Exception | None) -> None:
         self.numbers, self.outcome = numbers, outcome
 
-    def result(self, timeout: float) -> Outcome:
+    def result(self, timeout: float) -> Outcome | None:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -72,9 +73,13 @@ class PlayedPool:
     def failed(self, future: Played) -> bool:
         return isinstance(future.outcome, Exception)
 
-    def end_worker_of(self, future: Played) -> None:
+    def what_ended(self, error: Exception) -> str:
+        return "worker"
+
+    def end_worker_of(self, future: Played) -> set[Played]:
         future.outcome = Died("ended")
         self.running.append(future)
+        return {future}
 
     def put_back(self, future: Played) -> None:
         self.running.append(future)
@@ -132,18 +137,218 @@ def test_only_blocks_that_kill_are_set_aside_however_many_workers_die(seed, bloc
     assert driven(a_plan(blocks), PlayedPool(seed, set(), min(rate, 0.1))).n_done >= blocks - 1
 
 
-def test_where_workers_die_all_the_time_no_innocent_block_is_set_aside(monkeypatch):
+class Machines:
+    """Workers of two threads whose time is played, too.
+
+    Blocks fail, hang or kill as told. Besides, workers die by themselves: with `rate` in every second, with
+    `start_rate` whenever a task begins, and a worker of `broken` does at every task. A worker is back at once.
+    """
+
+    remote = True
+    gone = False
+
+    def __init__(
+        self,
+        chance: random.Random,
+        clock: list[float],
+        guilty: dict[int, str],
+        workers: int,
+        rate: float = 0.0,
+        start_rate: float = 0.0,
+        broken: int = 0,
+    ) -> None:
+        self.chance, self.clock, self.guilty = chance, clock, guilty
+        self.rate, self.start_rate, self.broken = rate, start_rate, broken
+        self.window = 3 * workers
+        self.workers: list[list[Played]] = [[] for _ in range(workers)]
+        self.left: dict[Played, float] = {}
+        self.ended: deque[Played] = deque()
+        self.waiting: deque[Played] = deque()
+        self.tried: Counter[int] = Counter()
+        self.tasks = 0
+
+    def submit(self, function: Any, message: Any, numbers: list[int]) -> Played:
+        task = Played(numbers, None)
+        if function is run_blocks:
+            self.tried.update(numbers)
+            task.outcome = done([n for n in numbers if self.guilty.get(n) != "fail"])
+            task.outcome.errors = {n: "it fails" for n in numbers if self.guilty.get(n) == "fail"}
+        self.tasks += 1
+        self.waiting.append(task)
+        return task
+
+    def next_done(self, timeout: float) -> Played | None:
+        for _ in range(2):
+            self._place()
+            if not self.ended:
+                self._pass_a_second()
+        return self.ended.popleft() if self.ended else None
+
+    def _place(self) -> None:
+        for worker in sorted(self.workers, key=lambda w: (len(w), self.chance.random())):
+            while self.waiting and len(worker) < 3:
+                worker.append(self.waiting.popleft())
+
+    def _pass_a_second(self) -> None:
+        self.clock[0] += 1.0
+        for number, worker in enumerate(self.workers):
+            deadly = self.chance.random() < self.rate
+            for task in worker[:2]:
+                kinds = {self.guilty.get(n) for n in task.numbers}
+                if task not in self.left:
+                    self.left[task] = self.chance.randint(1, 3)
+                    deadly |= self.chance.random() < self.start_rate or number < self.broken
+                self.left[task] -= 1
+                deadly |= "kill" in kinds and self.chance.random() < 0.5
+                if self.left[task] <= 0 and "hang" not in kinds and "kill" not in kinds and not deadly:
+                    worker.remove(task)
+                    self.ended.append(task)
+            if deadly:
+                self._end(worker, "killed")
+
+    def _end(self, worker: list[Played], why: str) -> None:
+        for task in worker:
+            task.outcome = Died(why)
+        self.ended.extend(worker)
+        worker.clear()
+
+    def failed(self, future: Played) -> bool:
+        return isinstance(future.outcome, Exception)
+
+    def what_ended(self, error: Exception) -> str:
+        return "worker"
+
+    def end_worker_of(self, future: Played) -> set[Played]:
+        for worker in self.workers:
+            if future in worker:
+                lost = set(worker)
+                self._end(worker, "ended")
+                return lost
+        return set()
+
+    def mend(self) -> None:
+        """Nothing to mend."""
+
+
+def on_machines(machines: Machines, clock: list[float], blocks: int) -> Driver:
+    plan = a_plan(blocks)
+    driver = Driver(plan, Ledger.in_memory(blocks), machines, Progress("played", blocks, 0, None, False), 30.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.time, "monotonic", lambda: clock[0])
+        driver.looked = clock[0]
+        driver.run()
+    return driver
+
+
+kinds = st.dictionaries(st.integers(0, 99), st.sampled_from(["fail", "hang", "kill"]), max_size=6)
+
+
+@settings(max_examples=60)
+@given(seed=seeds, blocks=st.integers(1, 100), guilty=kinds, workers=st.integers(1, 5), rate=st.floats(0, 0.03))
+def test_just_the_blocks_that_fail_hang_or_kill_are_set_aside_while_workers_die(seed, blocks, guilty, workers, rate):
+    guilty = {n: kind for n, kind in guilty.items() if n < blocks}
     clock = [0.0]
+    machines = Machines(random.Random(seed), clock, guilty, workers, rate)
+    driver = on_machines(machines, clock, blocks)
+    assert set(driver.failures) == set(guilty)
+    assert driver.ledger.counts.get("measure/blocks", [0])[0] == driver.n_done == blocks - len(guilty)
+    assert all(driver.failures[n] == "it fails" for n, kind in guilty.items() if kind == "fail")
+    assert all("longer than" in driver.failures[n] for n, kind in guilty.items() if kind == "hang" and rate == 0)
+    assert max(machines.tried.values()) <= 30
+    assert machines.tasks <= 3 * blocks + 40 * (len(guilty) + 1)
 
-    def later() -> float:
-        clock[0] += 2.0
-        return clock[0]
 
-    monkeypatch.setattr(module.time, "monotonic", later)
-    for seed in range(10):
-        driver = driven(a_plan(80), PlayedPool(seed, {5}, 0.35))
-        assert set(driver.failures) == {5}
-        assert driver.died > 20
+@settings(max_examples=60)
+@given(
+    seed=seeds,
+    guilty=kinds,
+    workers=st.integers(1, 4),
+    broken=st.integers(0, 2),
+    rate=st.floats(0, 0.3),
+    start_rate=st.floats(0, 1.0),
+)
+def test_where_workers_die_at_any_rate_no_innocent_block_is_set_aside(seed, guilty, workers, broken, rate, start_rate):
+    blocks, clock = 30, [0.0]
+    guilty = {n: kind for n, kind in guilty.items() if n < blocks}
+    machines = Machines(random.Random(seed), clock, guilty, workers, rate, start_rate, broken)
+    try:
+        driver = on_machines(machines, clock, blocks)
+    except Interrupted as error:
+        assert "workers die whatever they compute" in str(error)
+        assert start_rate + rate + broken > 0.2
+    else:
+        assert set(driver.failures) == set(guilty)
+    # Bounded: 20 deaths in a row end the run.
+    assert machines.tasks < 3000
+
+
+@pytest.mark.parametrize("done_before", [0, 7])
+def test_where_no_worker_lives_the_run_ends_and_no_block_is_to_blame(done_before):
+    clock = [0.0]
+    machines = Machines(random.Random(1), clock, {}, 2, start_rate=1.0)
+    plan = a_plan(500)
+    ledger = Ledger.in_memory(500)
+    ledger.done[:done_before] = True
+    driver = Driver(plan, ledger, machines, Progress("played", 500, done_before, None, False))
+    with pytest.raises(Interrupted, match=rf"(?s)die whatever they compute.*{done_before} of 500 blocks are done.*doctor"):
+        driver.run()
+    assert not driver.failures
+    assert machines.tasks < 150
+
+
+def test_a_plan_of_which_every_block_kills_sets_them_aside_as_workers_live_through_empty_tasks():
+    clock = [0.0]
+    machines = Machines(random.Random(1), clock, dict.fromkeys(range(6), "kill"), 2)
+    assert set(on_machines(machines, clock, 6).failures) == set(range(6))
+
+
+def test_a_block_that_fails_for_want_of_memory_beside_others_is_done_alone():
+    class Tight(Machines):
+        def submit(self, function: Any, message: Any, numbers: list[int]) -> Played:
+            beside = sum(map(len, self.workers)) + len(self.waiting)
+            task = super().submit(function, message, numbers)
+            if 4 in numbers and beside:
+                task.outcome = done([n for n in numbers if n != 4])
+                task.outcome.errors = {4: "MemoryError"}
+            return task
+
+    clock = [0.0]
+    assert not on_machines(Tight(random.Random(0), clock, {}, 2), clock, 9).failures
+
+
+def test_blocks_that_all_fail_do_not_each_wait_to_be_tried_alone():
+    clock = [0.0]
+    machines = Machines(random.Random(0), clock, dict.fromkeys(range(200), "fail"), 4)
+    driver = on_machines(machines, clock, 200)
+    assert len(driver.failures) == 200
+    assert max(machines.tried.values()) == ATTEMPTS
+    assert clock[0] < 200
+
+
+def test_what_ends_a_task_without_a_death_is_no_death():
+    class Lost(Machines):
+        def what_ended(self, error: Exception) -> str:
+            return "workers" if str(error) == "none left" else "task"
+
+    class NoneLeft(Lost):
+        def _end(self, worker: list[Played], why: str) -> None:
+            super()._end(worker, "none left")
+
+    clock = [0.0]
+    driver = on_machines(Lost(random.Random(0), clock, {2: "kill"}, 2), clock, 12)
+    assert list(driver.failures) == [2]
+    assert driver.failures[2].startswith("Died: killed")
+    assert not driver.deaths
+    with pytest.raises(Interrupted, match=r"no worker is left .*of 12 blocks are done and recorded"):
+        on_machines(NoneLeft(random.Random(0), clock, {2: "kill"}, 2), clock, 12)
+
+
+def test_blocks_beside_one_that_hangs_are_lost_with_its_worker_and_not_suspected():
+    clock = [0.0]
+    machines = Machines(random.Random(3), clock, {0: "hang"}, 1)
+    driver = on_machines(machines, clock, 40)
+    assert set(driver.failures) == {0}
+    assert set(driver.deaths) == {0}
 
 
 def test_a_task_that_hangs_is_ended_and_tried_again(monkeypatch):
@@ -154,10 +359,10 @@ def test_a_task_that_hangs_is_ended_and_tried_again(monkeypatch):
                 return None
             return super().next_done(timeout)
 
-        def end_worker_of(self, future: Played) -> None:
+        def end_worker_of(self, future: Played) -> set[Played]:
             ended.append(future.numbers)
             self.running.remove(future)
-            super().end_worker_of(future)
+            return super().end_worker_of(future)
 
     clock, ended = [0.0], []
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])

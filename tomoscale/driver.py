@@ -1,20 +1,22 @@
 """The driver of a run: keeps a few blocks per worker in flight, records what is done, and tells who is to blame.
 
-A block whose function raises is tried three times. A worker that dies says nothing of its blocks: it may have been
-preempted, or a neighbour took its memory. So a death never counts as a try:
+A block whose function raises is tried three times, the last time alone. A worker that dies says nothing of its blocks:
+it may have been preempted, or a neighbour took its memory. So a death never counts as a try:
 
 .. code-block:: text
 
     first death     the blocks of the task go back, each as a task of its own, and are tried beside all others
     second death    the block waits until everything else is done, then is tried alone: no neighbour suffers from it
-    three more      it died alone, three times: it is set aside, with its place and its first error
+    more deaths     it died alone, again and again, while others that were tried alone at the same time lived
+                    (`tomoscale.blame`): it is set aside, with its place and its first error
 
-Where workers die that the block had no part in, deaths say less of it: it may then die alone more often.
+Where nothing lives, no block is to blame: the run ends, and goes on from there another time.
 """
 
 from __future__ import annotations
 
 import pickle
+import random
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale.block_runs import Outcome, combine, run_blocks
+from tomoscale.blame import HOPELESS_DEATHS, Blame
+from tomoscale.block_runs import Outcome, combine, rehearse, run_blocks
 from tomoscale.block_states import Spans, spans_of
 from tomoscale.errors import Interrupted, describe
 from tomoscale.ledger import Ledger
@@ -32,25 +35,25 @@ from tomoscale.step import Kernel
 from tomoscale.workers import Pool
 
 ATTEMPTS = 3
-"""Times a block is tried before it is set aside."""
+"""Times a block is tried before it is set aside; the last time alone, as memory may have been short,"""
+ALONE_IN_VAIN = 8
+"""unless that has not helped so many blocks before it."""
 DEATHS = 2
-"""Workers that may die of a block among others before it is tried alone,"""
-DEATHS_ALONE = 3
-"""and of it alone before it is set aside."""
+"""Workers that may die of a block among others before it is tried alone."""
+CONTROL_SHARE = 2 / 3
+"""Of tries alone, while controls are due."""
 TASK_SECONDS = 2.0
 """Blocks are grouped so that a task takes at least this long."""
 TASKS_PER_SECOND = 150.0
 """And so that no more tasks end in a second: Dask's scheduler was measured to manage some 500, whatever they do."""
 MAX_BLOCKS_PER_TASK = 512
-DEATHS_OF_OTHERS = 2
-"""Deaths of other workers that allow a block one more of its own,"""
-MORE_DEATHS = 8
-"""and the most that are allowed so."""
-ONE_DEATH_SECONDS = 1.0
-"""Tasks lost within this time were lost to one death."""
+LOST_WINDOWS = 3
+"""Windows of tasks lost without one that ended otherwise, after which it is seen first whether a worker lives at all."""
 LARGE_COUNTS_BYTES = 100_000
 """Counts larger than this are added on the workers before they travel."""
 COMBINED_TASKS = 8
+COMBINED_IN_VAIN = 3
+"""Workers that may die while they add, before counts travel one by one."""
 RESULT_SECONDS = 30.0
 """What a finished task brings is waited for so long at a time: the worker that holds it may be stopped, and the run must
 go on giving signs of life meanwhile."""
@@ -62,11 +65,15 @@ ended, which counts as its death."""
 
 @dataclass(frozen=True)
 class Task:
-    """Blocks in flight: since when, and whether nothing else is; `combined` adds what former tasks left on the workers."""
+    """Blocks in flight: since when, and whether nothing else is.
+
+    `combined` adds what former tasks left on the workers; a `control` is tried alone to see whether its worker lives.
+    """
 
     numbers: tuple[int, ...]
     combined: bool = False
     alone: bool = False
+    control: bool = False
     since: float = 0.0
 
 
@@ -89,7 +96,9 @@ class Driver:
         self.attempts: Counter[int] = Counter()
         self.raised: Counter[int] = Counter()
         self.deaths: Counter[int] = Counter()
-        self.died, self.last_death = 0, -np.inf
+        self.blame, self.chance = Blame(), random.Random(0)
+        self.lost_in_a_row = self.alone_in_vain = self.combined_in_vain = 0
+        self.excused: set[Any] = set()
         self.errors: dict[int, str] = {}
         self.failures: dict[int, str] = {}
         self.n_done = int(ledger.done.sum())
@@ -113,13 +122,46 @@ class Driver:
             If the scheduler of the workers is gone.
         """
         while self.waiting or self.in_flight or self.kept or self.suspects:
-            while self.waiting and len(self.in_flight) < self.pool.window:
+            while self.waiting and not self._nothing_ends and len(self.in_flight) < self.pool.window:
                 self._submit(self._next_blocks())
             if not self.in_flight and self.kept:
                 self._combine()
             elif not self.in_flight:
-                self._submit([self.suspects.popleft()], alone=True)
-            self._collect()
+                self._try_alone()
+            if self.in_flight:
+                self._collect()
+
+    @property
+    def _nothing_ends(self) -> bool:
+        """Whether so many tasks were lost in a row that it is to be seen first whether a worker lives at all."""
+        return self.lost_in_a_row >= HOPELESS_DEATHS + LOST_WINDOWS * self.pool.window
+
+    def _try_alone(self) -> None:
+        """Submit a suspect or a control while nothing else is in flight; set suspects aside that are guilty."""
+        if self.blame.hopeless:
+            raise Interrupted(
+                f"workers die whatever they compute: the last {self.blame.in_a_row} did, {self.blame.controls_in_a_row} of them of blocks "
+                f"that were computed before, or of nothing; {self.n_done} of {len(self.plan.grid)} blocks are done and recorded; look "
+                "with `tomoscale cluster doctor`, then give the same command, it goes on from there"
+            )
+        while self.suspects and not self._nothing_ends:
+            if self.blame.due and self.chance.random() < CONTROL_SHARE:
+                break
+            number = self.suspects.popleft()
+            if not self.blame.guilty(number):
+                self._submit([number], alone=True)
+                return
+            self.failures[number] = self.errors[number]
+            self.blame.forget(number)
+        if self.suspects or self._nothing_ends:
+            self._submit_control()
+
+    def _submit_control(self) -> None:
+        """Compute a block again that is done, or nothing where none is, and write nothing."""
+        done = np.flatnonzero(self.ledger.done)
+        numbers = [int(self.chance.choice(done))] if len(done) else []
+        future = self.pool.submit(rehearse, self.message, numbers)
+        self.in_flight[future] = Task(tuple(numbers), alone=True, control=True, since=time.monotonic())
 
     def _next_blocks(self) -> list[int]:
         """Blocks of the next task; those that came back go one by one, so that each answers for itself."""
@@ -151,14 +193,13 @@ class Driver:
 
     def _collect(self) -> None:
         future = self.pool.next_done(timeout=1.0)
-        if future is not None:
-            task = self.in_flight.pop(future)
-            if self.combines and not task.combined and not self.pool.failed(future):
-                self.kept[future] = task
-                if len(self.kept) == COMBINED_TASKS:
-                    self._combine()
-            else:
-                self._take(future, task)
+        task = None if future is None else self.in_flight.pop(future)
+        if task is not None and self.combines and not (task.combined or task.alone) and not self.pool.failed(future):
+            self.kept[future] = task
+            if len(self.kept) == COMBINED_TASKS:
+                self._combine()
+        elif task is not None:
+            self._take(future, task)
         self.ledger.renew()
         self.watch.update(self.n_done, self.ledger.seconds, len(self.in_flight), self.voxels_done, self._doing)
         if time.monotonic() - self.looked > 1.0:
@@ -167,7 +208,7 @@ class Driver:
     def _doing(self) -> dict[str, Spans]:
         """Blocks that run, that wait to be tried again, and that were set aside, for those who watch."""
         return {
-            "running": spans_of(task.numbers for task in self.in_flight.values() if not task.combined),
+            "running": spans_of(task.numbers for task in self.in_flight.values() if not (task.combined or task.control)),
             "again": spans_of((number,) for number in (*self.again, *self.suspects)),
             "set_aside": spans_of((number,) for number in self.failures),
         }
@@ -178,11 +219,13 @@ class Driver:
         self._stop_without_scheduler()
         self.pool.mend()
         for future, task in self.in_flight.items():
-            usual = HANGING_TIMES * len(task.numbers) * (self.block_seconds or 0.0)
+            usual = HANGING_TIMES * max(1, len(task.numbers)) * (self.block_seconds or 0.0)
             if not task.combined and self.looked - task.since > max(self.hanging_seconds, usual):
-                for number in task.numbers:
-                    self.errors.setdefault(number, f"it took longer than {max(self.hanging_seconds, usual):.0f} s")
-                self.pool.end_worker_of(future)
+                if task.alone and not task.control:
+                    text = f"it took longer than {max(self.hanging_seconds, usual):.0f} s"
+                    self.errors.setdefault(task.numbers[0], text)
+                # Those that are lost with it died of us.
+                self.excused |= self.pool.end_worker_of(future) - {future}
 
     def _stop_without_scheduler(self) -> None:
         if self.pool.gone:
@@ -201,18 +244,20 @@ class Driver:
             return
         except Exception as error:
             self._stop_without_scheduler()
-            self._lost(task, error)
+            self._lost(future, task, error)
+            return
+        self.lost_in_a_row = 0
+        if task.alone:
+            self.blame.lived_through(None if task.control else task.numbers[0])
+        if task.control:
             return
         self._record(outcome)
         if outcome.stop is not None:
             raise outcome.stop
         for number, text in outcome.errors.items():
-            self.errors.setdefault(number, text)
-            self.raised[number] += 1
-            if self.raised[number] < ATTEMPTS:
-                self.again.append(number)
-            else:
-                self.failures[number] = self.errors[number]
+            self._raised(number, text)
+        if task.alone:
+            self._note_alone(bool(outcome.errors))
 
     def _record(self, outcome: Outcome) -> None:
         if not len(outcome.records):
@@ -224,22 +269,54 @@ class Driver:
         self.voxels_done += self.plan.voxels_of(outcome.records["number"].astype(np.intp))
         self.ledger.append(outcome.records, outcome.counts)
 
-    def _lost(self, task: Task, error: Exception) -> None:
-        """Take back the blocks of a worker that died."""
+    def _note_alone(self, raised: bool) -> None:
+        """Let blocks that only raised be tried beside others where being alone has helped none of them."""
+        self.alone_in_vain = self.alone_in_vain + 1 if raised else 0
+        if self.alone_in_vain == ALONE_IN_VAIN:
+            self.again.extend(number for number in self.suspects if not self.deaths[number])
+            self.suspects = deque(number for number in self.suspects if self.deaths[number])
+
+    def _raised(self, number: int, text: str) -> None:
+        """Try a block again whose function raised, at last alone, or set it aside."""
+        if not self.raised[number]:
+            self.errors[number] = text
+        self.raised[number] += 1
+        last = self.raised[number] == ATTEMPTS - 1 and self.alone_in_vain < ALONE_IN_VAIN
+        if self.raised[number] < ATTEMPTS:
+            (self.suspects if last else self.again).append(number)
+        else:
+            self.failures[number] = self.errors[number]
+
+    def _lost(self, future: Any, task: Task, error: Exception) -> None:
+        """Take back the blocks of a task that did not end: its worker died, or it never reached one."""
+        ended = self.pool.what_ended(error)
+        if ended == "workers":
+            raise Interrupted(
+                f"no worker is left ({describe(error)}): {self.n_done} of {len(self.plan.grid)} blocks are done and recorded; start "
+                "workers again and give the same command, it goes on from there"
+            )
         if task.combined:
             # What they had counted died with the worker that kept it; they are not to blame.
             self.again.extend(task.numbers)
+            self.combined_in_vain += 1
+            self.combines = self.combined_in_vain < COMBINED_IN_VAIN
+        elif future in self.excused:
+            self.excused.discard(future)
+            self.again.extend(task.numbers)
+        elif ended == "task":
+            for number in () if task.control else task.numbers:
+                self._raised(number, describe(error))
+        else:
+            self._died(task, f"its worker died: {describe(error)}")
+
+    def _died(self, task: Task, text: str) -> None:
+        self.lost_in_a_row += 1
+        if task.control:
+            self.blame.died_of(None)
             return
-        text = f"its worker died: {describe(error)}"
-        self.deaths.update(task.numbers)
-        if time.monotonic() - self.last_death > ONE_DEATH_SECONDS:
-            self.died, self.last_death = self.died + 1, time.monotonic()
         for number in task.numbers:
-            others = max(0, self.died - self.deaths[number])
-            if task.alone and self.deaths[number] >= DEATHS + DEATHS_ALONE + min(
-                others // DEATHS_OF_OTHERS, MORE_DEATHS
-            ):
-                self.failures[number] = self.errors.get(number, text)
-                continue
-            self.errors.setdefault(number, text)
+            self.deaths[number] += 1
+            if task.alone:
+                self.errors.setdefault(number, text)
+                self.blame.died_of(number)
             (self.again if self.deaths[number] < DEATHS else self.suspects).append(number)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tomoscale.resources import Resources
 
@@ -18,6 +18,10 @@ ANSWER_SECONDS = 10.0
 """For one question to it: the driver must go on giving signs of life meanwhile."""
 ASKED_SECONDS = 1.0
 """The number of workers is not asked for more often."""
+
+
+Ended = Literal["task", "worker", "workers"]
+"""What ended where a task brought an error instead of an outcome: itself, its worker, or all workers there were."""
 
 
 class Pool(Protocol):
@@ -43,8 +47,11 @@ class Pool(Protocol):
     def gone(self) -> bool:
         """Whether the workers cannot be reached any more."""
 
-    def end_worker_of(self, future: Any) -> None:
-        """End the worker that runs a task, which then fails; does nothing where that is not possible."""
+    def what_ended(self, error: Exception) -> Ended:
+        """Tell what the error of a task says."""
+
+    def end_worker_of(self, future: Any) -> set[Any]:
+        """End the worker that runs a task, and return all tasks that fail with it; none where that is not possible."""
 
     def put_back(self, future: Any) -> None:
         """Let `next_done` return a task again whose result did not arrive in time."""
@@ -89,8 +96,13 @@ class ThreadPool:
 
     gone = False
 
-    def end_worker_of(self, future: Future[Any]) -> None:
+    def what_ended(self, error: Exception) -> Ended:
+        """Blame the task: threads do not die."""
+        return "task"
+
+    def end_worker_of(self, future: Future[Any]) -> set[Future[Any]]:
         """Do nothing: a thread cannot be ended."""
+        return set()
 
     def put_back(self, future: Future[Any]) -> None:
         """Let `next_done` return a task again."""
@@ -161,12 +173,22 @@ class DaskPool:
         self._ask()
         return bool(self.client.status in ("closing", "closed") or time.monotonic() - self.reached > UNREACHED_SECONDS)
 
-    def end_worker_of(self, future: Any) -> None:
+    def what_ended(self, error: Exception) -> Ended:
+        """Tell a worker that died from one that never came; whatever else is wrong comes of the task."""
+        from distributed.scheduler import KilledWorker, NoValidWorkerError, NoWorkerError  # loaded with the client
+
+        if isinstance(error, KilledWorker):
+            return "worker"
+        return "workers" if isinstance(error, NoValidWorkerError | NoWorkerError) else "task"
+
+    def end_worker_of(self, future: Any) -> set[Any]:
         """Let the nanny of the worker that runs a task start it anew."""
         with suppress(Exception):  # it may have ended meanwhile
             processing = self.client.processing()
-            workers = [address for address, keys in processing.items() if future.key in keys]
-            self.client.restart_workers(workers, timeout=30, raise_for_error=False)
+            lost = {address: set(keys) for address, keys in processing.items() if future.key in keys}
+            self.client.restart_workers(list(lost), timeout=30, raise_for_error=False)
+            return {other for other in self.live if any(other.key in keys for keys in lost.values())}
+        return set()
 
     def put_back(self, future: Any) -> None:
         """Let `next_done` return a task again: it is computed anew where its result died with a worker."""
