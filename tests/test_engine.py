@@ -18,6 +18,7 @@ import scipy.ndimage
 from hypothesis import given, settings
 
 from tests.blocks import block_shapes, seeds, small_shapes
+from tomoscale import blame
 from tomoscale.cluster import local, resources_of
 from tomoscale.engine import run
 from tomoscale.errors import BlocksFailed, InputError, PlanError
@@ -191,7 +192,9 @@ def test_a_block_that_always_fails_is_set_aside_with_its_place_and_the_others_fi
     np.testing.assert_array_equal(result.read(), smooth(values))
 
 
-def test_a_block_that_kills_its_worker_is_set_aside_and_no_other_suffers(tmp_path, source):
+def test_a_block_that_kills_its_worker_is_set_aside_and_no_other_suffers(tmp_path, source, monkeypatch):
+    # Fewer workers have to die for it.
+    monkeypatch.setattr(blame, "CHANCE", 0.1)
     bad = Kernel("smooth", partial(kills_worker, number=5), Halo.uniform(1), np.dtype(np.uint16), 6, located=True)
     with local(2, memory_bytes=2**30) as client:
         plan = plan_map(bad, source, tmp_path / "out.zarr", block_shape=BLOCK, resources=resources_of(client))

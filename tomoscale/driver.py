@@ -61,11 +61,13 @@ HANGING_SECONDS = 1800.0
 HANGING_TIMES = 50
 """A task that takes longer than both, the second as a multiple of what its blocks usually take, hangs: its worker is
 ended, which counts as its death."""
+HANGING_LOOKS = 10
+"""In the first of these, it is looked so often which tasks have begun."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Blocks in flight: since when, and whether nothing else is.
+    """Blocks in flight, and whether nothing else is.
 
     `combined` adds what former tasks left on the workers; a `control` is tried alone to see whether its worker lives.
     """
@@ -74,7 +76,6 @@ class Task:
     combined: bool = False
     alone: bool = False
     control: bool = False
-    since: float = 0.0
 
 
 class Driver:
@@ -99,6 +100,8 @@ class Driver:
         self.blame, self.chance = Blame(), random.Random(0)
         self.lost_in_a_row = self.alone_in_vain = self.combined_in_vain = 0
         self.excused: set[Any] = set()
+        self.began: dict[Any, float] = {}
+        self.asked = -np.inf
         self.errors: dict[int, str] = {}
         self.failures: dict[int, str] = {}
         self.n_done = int(ledger.done.sum())
@@ -161,7 +164,7 @@ class Driver:
         done = np.flatnonzero(self.ledger.done)
         numbers = [int(self.chance.choice(done))] if len(done) else []
         future = self.pool.submit(rehearse, self.message, numbers)
-        self.in_flight[future] = Task(tuple(numbers), alone=True, control=True, since=time.monotonic())
+        self.in_flight[future] = Task(tuple(numbers), alone=True, control=True)
 
     def _next_blocks(self) -> list[int]:
         """Blocks of the next task; those that came back go one by one, so that each answers for itself."""
@@ -183,12 +186,12 @@ class Driver:
     def _submit(self, numbers: list[int], alone: bool = False) -> None:
         self.attempts.update(numbers)
         future = self.pool.submit(run_blocks, self.message, numbers)
-        self.in_flight[future] = Task(tuple(numbers), alone=alone, since=time.monotonic())
+        self.in_flight[future] = Task(tuple(numbers), alone=alone)
 
     def _combine(self) -> None:
         numbers = tuple(n for task in self.kept.values() for n in task.numbers)
         future = self.pool.submit(combine, list(self.kept))
-        self.in_flight[future] = Task(numbers, combined=True, since=time.monotonic())
+        self.in_flight[future] = Task(numbers, combined=True)
         self.kept = {}
 
     def _collect(self) -> None:
@@ -208,7 +211,9 @@ class Driver:
     def _doing(self) -> dict[str, Spans]:
         """Blocks that run, that wait to be tried again, and that were set aside, for those who watch."""
         return {
-            "running": spans_of(task.numbers for task in self.in_flight.values() if not (task.combined or task.control)),
+            "running": spans_of(
+                task.numbers for task in self.in_flight.values() if not (task.combined or task.control)
+            ),
             "again": spans_of((number,) for number in (*self.again, *self.suspects)),
             "set_aside": spans_of((number,) for number in self.failures),
         }
@@ -218,14 +223,23 @@ class Driver:
         self.looked = time.monotonic()
         self._stop_without_scheduler()
         self.pool.mend()
-        for future, task in self.in_flight.items():
-            usual = HANGING_TIMES * max(1, len(task.numbers)) * (self.block_seconds or 0.0)
-            if not task.combined and self.looked - task.since > max(self.hanging_seconds, usual):
+        if self.looked - self.asked > self.hanging_seconds / HANGING_LOOKS:
+            self.asked = self.looked
+            # Since they were seen on a worker: a task that waits for one to start does not hang.
+            begun = self.pool.begun()
+            self.began = {f: self.began.get(f, self.looked) for f in self.in_flight if f in begun}
+        for future, since in list(self.began.items()):
+            task = self.in_flight.get(future)
+            if task is not None and not task.combined and self.looked - since > self._longest(task):
                 if task.alone and not task.control:
-                    text = f"it took longer than {max(self.hanging_seconds, usual):.0f} s"
-                    self.errors.setdefault(task.numbers[0], text)
+                    self.errors.setdefault(task.numbers[0], f"it took longer than {self._longest(task):.0f} s")
                 # Those that are lost with it died of us.
                 self.excused |= self.pool.end_worker_of(future) - {future}
+                self.began.pop(future)
+
+    def _longest(self, task: Task) -> float:
+        """Seconds after which a task hangs."""
+        return max(self.hanging_seconds, HANGING_TIMES * max(1, len(task.numbers)) * (self.block_seconds or 0.0))
 
     def _stop_without_scheduler(self) -> None:
         if self.pool.gone:

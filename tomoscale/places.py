@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from tomoscale.bucket_client import Bucket
 from tomoscale.bucket_path import BucketPath
+from tomoscale.drafts import draft_of
 
 _ADDRESS = re.compile(r"s3:/{1,2}([^/]+)/+(.*?)/*")
 
@@ -62,7 +63,7 @@ def replace_text(path: Place, text: str) -> None:
     if isinstance(path, BucketPath):
         path.write(f"{text}\n".encode())
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:12]}.partial")
+    draft = draft_of(path)
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.write(text + "\n")

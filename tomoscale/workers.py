@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any, Literal, Protocol
 
@@ -49,6 +50,9 @@ class Pool(Protocol):
 
     def what_ended(self, error: Exception) -> Ended:
         """Tell what the error of a task says."""
+
+    def begun(self) -> set[Any]:
+        """Tasks that are on a worker; none where that is not known."""
 
     def end_worker_of(self, future: Any) -> set[Any]:
         """End the worker that runs a task, and return all tasks that fail with it; none where that is not possible."""
@@ -99,6 +103,10 @@ class ThreadPool:
     def what_ended(self, error: Exception) -> Ended:
         """Blame the task: threads do not die."""
         return "task"
+
+    def begun(self) -> set[Future[Any]]:
+        """Tell of none: what hangs here cannot be ended."""
+        return set()
 
     def end_worker_of(self, future: Future[Any]) -> set[Future[Any]]:
         """Do nothing: a thread cannot be ended."""
@@ -181,14 +189,28 @@ class DaskPool:
             return "worker"
         return "workers" if isinstance(error, NoValidWorkerError | NoWorkerError) else "task"
 
+    def begun(self) -> set[Any]:
+        """Tasks that the scheduler has given to a worker."""
+        keys = {key for keys in self._processing().values() for key in keys}
+        return {future for future in self.live if future.key in keys}
+
     def end_worker_of(self, future: Any) -> set[Any]:
         """Let the nanny of the worker that runs a task start it anew."""
-        with suppress(Exception):  # it may have ended meanwhile
-            processing = self.client.processing()
-            lost = {address: set(keys) for address, keys in processing.items() if future.key in keys}
-            self.client.restart_workers(list(lost), timeout=30, raise_for_error=False)
-            return {other for other in self.live if any(other.key in keys for keys in lost.values())}
-        return set()
+        lost = {address: set(keys) for address, keys in self._processing().items() if future.key in keys}
+        # Not waited for: the driver must go on giving signs of life.
+        how = {"wait_for_workers": False, "on_error": "return", "stimulus_id": f"{future.key}-hangs"}
+        restart = partial(self.client.scheduler.restart_workers, workers=list(lost), timeout=ANSWER_SECONDS, **how)
+        with suppress(OSError, RuntimeError, ValueError):  # it may have ended meanwhile
+            self.client.sync(restart, callback_timeout=2 * ANSWER_SECONDS)
+        return {other for other in self.live if any(other.key in keys for keys in lost.values())}
+
+    def _processing(self) -> dict[str, Any]:
+        """Tasks by worker."""
+        with suppress(OSError, RuntimeError, ValueError):
+            return dict(
+                self.client.sync(self.client.scheduler.processing, workers=None, callback_timeout=ANSWER_SECONDS)
+            )
+        return {}
 
     def put_back(self, future: Any) -> None:
         """Let `next_done` return a task again: it is computed anew where its result died with a worker."""

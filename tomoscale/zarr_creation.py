@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tomoscale.bucket_path import BucketPath
+from tomoscale.drafts import draft_of
 from tomoscale.errors import PlanError
 from tomoscale.places import Place
 from tomoscale.zarr_metadata import node_files, write_node
@@ -30,7 +30,7 @@ def create_folder(target: Path, nodes: Nodes) -> None:
     if os.path.lexists(target):
         raise _in_the_way(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
+    draft = draft_of(target)
     try:
         for inside, metadata, attributes in nodes:
             (draft / inside).mkdir()

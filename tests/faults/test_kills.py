@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client
@@ -24,6 +25,7 @@ from tests.faults.kills import (
     slow_blocks,
 )
 from tests.faults.pipelines import BLOCK, begun_blocks, differing_bytes, made, make_source, run_all, smooth
+from tomoscale import blame
 from tomoscale import workers as pools
 from tomoscale.audit import status, verify
 from tomoscale.cluster import local, resources_of
@@ -118,11 +120,15 @@ def chain(source: Volume, folder: Path, number: int, work: Work) -> None:
     work.map(located(-1, folder / "second.log", "second"), between, folder / "second.zarr")
 
 
-def test_a_block_that_hangs_is_set_aside_and_once_mended_alone_computed_with_what_depends_on_it(tmp_path):
+def test_a_block_that_hangs_is_set_aside_and_once_mended_alone_computed_with_what_depends_on_it(tmp_path, monkeypatch):
+    # Fewer workers have to die for it.
+    monkeypatch.setattr(blame, "CHANCE", 0.1)
     source = make_source(tmp_path / "source.zarr", (16, 32, 32))
     blocks = 4
-    with local(2, memory_bytes=2**30) as client:
-        work = Work(client, resources_of(client), BLOCK, progress=False, hanging_seconds=0.5)
+    # Loaded before a worker has its first task, whose time is short here.
+    preload = {"distributed.worker.preload": ["tests.faults.test_kills"]}
+    with dask.config.set(preload), local(2, memory_bytes=2**30) as client:
+        work = Work(client, resources_of(client), BLOCK, progress=False, hanging_seconds=3.0)
         with pytest.raises(
             BlocksFailed, match=r"(?s)block 2 \(z 0:16, y 16:32, x 0:16\).*longer than .* s\n.*the same command"
         ):

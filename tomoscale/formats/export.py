@@ -7,13 +7,13 @@ import math
 import operator
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tomoscale.drafts import draft_of
 from tomoscale.errors import PlanError
 from tomoscale.formats import metaimage, nifti, open_volume
 from tomoscale.formats.container import (
@@ -102,7 +102,8 @@ def export_volume(
     _check_room(place, contents)
     try:
         # Beside the target, so that renaming is one step; hidden, so that nobody takes it for a result.
-        stage = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+        stage = draft_of(place)
+        stage.mkdir(mode=0o700)
     except OSError as error:
         raise PlanError(f"{place.parent} cannot be written: {error.strerror}; choose another folder") from None
     try:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ import xxhash
 
 from tomoscale.block_log import LOG
 from tomoscale.bucket_path import BucketPath
+from tomoscale.drafts import new_draft_of, remove
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import Grid, Shape
 from tomoscale.ledger import refuse_other_plan
@@ -207,9 +207,9 @@ def _check_memory(plan: Plan, nodes: int) -> None:
 
 def _decide(operation: Operation, grid: Grid, folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Join the pieces of all blocks and write what becomes of each, whole or not at all."""
-    for leftover in folder.glob(f".{DECIDED}.*.partial"):
-        shutil.rmtree(leftover)
-    partial = folder / f".{DECIDED}.{uuid.uuid4().hex[:12]}.partial"
+    for leftover in (*folder.glob(f".{DECIDED}.*.partial"), *(folder / "pieces").glob(".*.partial")):
+        remove(leftover)
+    partial = new_draft_of(folder / DECIDED)
     partial.mkdir()
     try:
         tables = Tables.open(folder / "pieces", grid)

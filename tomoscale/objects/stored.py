@@ -11,7 +11,6 @@ import json
 import math
 import os
 import struct
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tomoscale.drafts import new_draft_of
 from tomoscale.errors import IntegrityError
 from tomoscale.ledger import checksum
 
@@ -49,7 +49,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, durable: bool =
     header = json.dumps(entries).encode()
     header += b" " * (-(len(header) + 16) % _ALIGNMENT)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = new_draft_of(path)
     try:
         with partial.open("wb") as file:
             file.write(_MAGIC + struct.pack("<Q", len(header)) + header)

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ import numpy as np
 
 from tomoscale.arrays import Array, to_host
 from tomoscale.block_log import LOG
+from tomoscale.drafts import draft_of
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import open_volume
 from tomoscale.geometry import Block, Grid
@@ -161,7 +161,7 @@ def _cut(folder: Path, n_blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _writer(target: Path, label: np.dtype[Any]) -> Iterator[Callable[[Mapping[str, np.ndarray]], None]]:
     """Writer of parts of a table that appears when all are written; without parts it has only names."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = draft_of(target)
     try:
         with _csv_writer(partial) if target.suffix == ".csv" else _parquet_writer(partial, label) as write:
             write(_no_objects(label))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tomoscale.drafts import draft_of
 from tomoscale.report import page
 from tomoscale.report.figures import Chart
 
@@ -87,7 +87,7 @@ def write_plates(folder: Path, parts: Parts) -> list[Path]:
 
 def write_whole(path: Path, data: bytes) -> Path:
     """Write a file under another name first, so that nothing half-written is ever taken for whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    draft = draft_of(path)
     try:
         draft.write_bytes(data)
         draft.replace(path)

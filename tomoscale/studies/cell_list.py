@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import heapq
 import math
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tomoscale.drafts import draft_of
 from tomoscale.objects.object_values import ObjectValues
 
 LARGEST = 12
@@ -103,7 +103,7 @@ def write_cells(objects: Path, values: np.ndarray, target: Path, edge: float, kn
         Whether lengths are micrometres; else they are voxels, and the names of the columns say so.
     """
     found = Cells()
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
+    partial = draft_of(target)
     try:
         with objects.open(newline="") as source, partial.open("w", newline="") as file:
             rows = csv.DictReader(source)
