@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import dask
 import pytest
 
+from tomoscale.cli.running import working_of
 from tomoscale.dashboard import PREFIX, dashboards_through_hub, link_template
+from tomoscale.resources import this_machine
 from tomoscale.work import Work, working
 
+DEFAULTS = {
+    **dict.fromkeys(("processes", "memory", "credentials", "block")),
+    **{"jobs": 1, "insecure": False, "plan": False, "overwrite": False, "quiet": False},
+}
 OWN = "{scheme}://{host}:{port}/status"
 HUB = f"{{{PREFIX}}}proxy/{{port}}/status"
 
@@ -50,3 +58,19 @@ def test_workers_show_their_dashboard_while_they_live(monkeypatch):
     assert work.dashboard is None
     assert "Dashboard" not in work._repr_html_()
     assert Work().dashboard is None
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, 1), ({"quiet": True}, 0), ({"plan": True}, 0)])
+def test_a_command_tells_the_link_once_and_not_on_stdout(monkeypatch, capsys, given, told):
+    client = SimpleNamespace(status="running", dashboard_link="/user/ada/proxy/8787/status")
+    monkeypatch.setattr("tomoscale.work.connect", lambda *_, **__: nullcontext(client))
+    monkeypatch.setattr("tomoscale.work.resources_of", lambda _: this_machine())
+    options = {**DEFAULTS, "workers": "processes", **given}
+    with working_of(options) as work:
+        assert work.client is client
+    shown = capsys.readouterr()
+    assert shown.err == "tomoscale: dashboard /user/ada/proxy/8787/status\n" * told
+    assert shown.out == ""
+    monkeypatch.setattr("tomoscale.work.connect", lambda *_, **__: nullcontext(None))
+    with working_of({**DEFAULTS, "workers": "threads"}):
+        assert capsys.readouterr() == ("", "")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster import virtual_slurm
 from tomoscale.cli import main
-from tomoscale.cluster import connection, doctor, looking
+from tomoscale.cluster import connection, doctor, looking, quota
 from tomoscale.cluster.checks import CHECKS, check_all
 from tomoscale.cluster.facts import Facts, Folder, Machine, Slurm
 from tomoscale.cluster.profile import make_profile, shipped_profile
@@ -165,13 +165,11 @@ def test_workers_of_this_machine_are_asked_and_nothing_is_left_behind(tmp_path, 
 def test_what_is_learnt_of_a_machine_and_a_folder_is_true(tmp_path, monkeypatch):
     assert looking.look_at_folder(tmp_path).failure == ""
     assert looking.look_at_folder(tmp_path).free_bytes == pytest.approx(os.statvfs(tmp_path).f_bavail * 4096, rel=0.2)
-    assert looking.file_system_of(Path("/proc/self")) == "proc"
+    assert quota.mount_of(Path("/proc/self"))[0] == "proc"
     assert looking.port_failure("127.0.0.1") == ""
     assert "192.0.2" in looking.port_failure("192.0.2.254")
     assert looking.version_of("no-such-package") == ""
     assert looking.partitions_of("debug infinite\nlong 7-00:00:00\n") == {"debug": math.inf, "long": 604800.0}
-    assert looking.quota_of("Disk quotas\n 1000 2000 4000 5 0 0\n") == 3000 * 1024
-    assert looking.quota_of("Disk quotas for user me: none\n") is None
     real = os.replace
 
     def refuses(source: Path, target: Path) -> None:
@@ -180,6 +178,89 @@ def test_what_is_learnt_of_a_machine_and_a_folder_is_true(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "replace", refuses)
     assert looking.write_failure(tmp_path) == "renaming a file: Permission denied"
     assert list(tmp_path.iterdir()) == []
+
+
+GPFS = (
+    "mmlsquota::HEADER:version:reserved:reserved:filesystemName:quotaType:id:name:blockUsage:blockQuota:blockLimit:"
+    "blockInDoubt:blockGrace:filesUsage:filesQuota:filesLimit:filesInDoubt:filesGrace:remarks:quota:defQuota:fid:filesetname:\n"
+    "mmlsquota::0:1:::other:USR:1000:me:1:2:3:0:none:1:0:0:0:none:e:on:off:0:root:\n"
+    "mmlsquota::0:1:::scratch:GRP:500:lab:9:10:10:0:none:1:0:0:0:none:e:on:off:0:root:\n"
+    "mmlsquota::0:1:::scratch:USR:1000:me:{used}:0:4194304:0:none:4:0:0:0:none:e:on:off:0:root:\n"
+)
+BEEGFS = (
+    "NAME  ID    TYPE   POOL                  SPACE         INODE\n"
+    "me    1000  user   storage_pool_default  {used}/{limit}  12/unlimited\n"
+    "lab   500   group  storage_pool_default  5/6           1/2\n"
+    "INFO: Quota usage information is fetched every 30s from the server nodes.\n"
+)
+TOOLS = {
+    "quota": ("nfs4", "quota", "Disk quotas for user me (uid 1000):\n  blocks quota limit\n {used} 0 4194304 5 0 0\n"),
+    "Lustre": ("lustre", "lfs", "/lustre/a/very/long/path\n   {used}*  1024 4194304 6d23h 120 0 1000 -\n"),
+    "Lustre with a server away": ("lustre", "lfs", "/lustre [{used}] 0 4194304 - 120 0 1000 -\n"),
+    "GPFS": ("gpfs", "mmlsquota", GPFS),
+    "BeeGFS 7": (
+        "beegfs",
+        "beegfs-ctl",
+        "name,id,size,hard,files,hard\nme,1000,{used_bytes},4294967296,12,unlimited\n",
+    ),
+    "BeeGFS 8": ("beegfs_nodev", "beegfs", BEEGFS.replace("{used}/{limit}", "{used_bytes}/4294967296")),
+}
+
+
+def fake_tool(folder: Path, name: str, text: str) -> Path:
+    """Program that prints a text and notes how it was called."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.out").write_text(text)
+    file = folder / name
+    file.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > '{folder}/{name}.asked'\n/bin/cat '{folder}/{name}.out'\n")
+    file.chmod(0o755)
+    return folder / f"{name}.asked"
+
+
+@pytest.mark.parametrize("used_kib", [1048576, 4194304, 5000000])
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_quota_is_asked_of_the_tool_of_its_file_system_and_its_end_is_found(
+    name, used_kib, tmp_path, monkeypatch, capsys
+):
+    kind, tool, text = TOOLS[name]
+    asked = fake_tool(tmp_path / "bin", tool, text.format(used=used_kib, used_bytes=used_kib * 1024))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("USER", "me; rm -rf /")
+    monkeypatch.setattr(quota, "mount_of", lambda path: (kind, "/dev/scratch", "/scratch"))
+    assert quota.quota_free_bytes(tmp_path) == max(0, 4194304 - used_kib) * 1024
+    assert "me; rm -rf /" in asked.read_text() or tool in ("quota", "beegfs-ctl", "beegfs")
+    _, found = told(capsys, "--folder", str(tmp_path))
+    (finding,) = [f for f in found["findings"] if f["check"] == "quota"]
+    assert "GiB are left of your quota" in finding["what"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tool", "text"),
+    [
+        ("lustre", "lfs", "/lustre 100 0 0 - 5 0 0 -\n"),
+        ("lustre", "lfs", "lfs: failed for '/lustre': No such process\n"),
+        ("gpfs", "mmlsquota", "mmlsquota: command failed\n"),
+        ("beegfs", "beegfs-ctl", "name,id,size,hard,files,hard\nme,1000,5,unlimited,12,unlimited\n"),
+        ("beegfs", "beegfs", BEEGFS.replace("{used}/{limit}", "5/unlimited")),
+        ("beegfs", "beegfs", BEEGFS.replace("{used}/{limit}", "?/?")),
+        ("nfs4", "quota", "Disk quotas for user me: none\n"),
+        ("ext4", "lfs", "/lustre 100 0 200 - 5 0 0 -\n"),
+    ],
+)
+def test_no_limit_and_no_answer_are_no_quota(kind, tool, text, tmp_path, monkeypatch):
+    fake_tool(tmp_path / "bin", tool, text)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(quota, "mount_of", lambda path: (kind, "scratch", "/scratch"))
+    assert quota.quota_free_bytes(tmp_path) is None
+
+
+def test_a_tool_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    fake_tool(tmp_path / "bin", "lfs", "")
+    (tmp_path / "bin" / "lfs").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(quota, "TOOL_SECONDS", 0.2)
+    monkeypatch.setattr(quota, "mount_of", lambda path: ("lustre", "", ""))
+    assert quota.quota_free_bytes(tmp_path) is None
 
 
 def test_a_server_whose_clock_differs_is_noticed(tmp_path, monkeypatch):

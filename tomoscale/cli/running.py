@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,9 @@ def working_of(options: Mapping[str, Any]) -> Iterator[Work]:
         overwrite=options["overwrite"],
         progress=False if options["quiet"] else None,
     ) as work:
+        # Not in the document of --json: that comes when the dashboard is gone.
+        if work.dashboard is not None and not (options["quiet"] or options["plan"]):
+            print(f"tomoscale: dashboard {work.dashboard}", file=sys.stderr, flush=True)
         yield work
 
 

@@ -18,6 +18,7 @@ from tomoscale.cluster.credentials import HOME
 from tomoscale.cluster.facts import Facts, Finding, Machine
 from tomoscale.cluster.jobqueue import load_jobqueue
 from tomoscale.cluster.profile import Profile, load_profile
+from tomoscale.cluster.quota import mount_of
 from tomoscale.cluster.settings import LOOPBACK
 from tomoscale.cluster.slurm import shared_folder
 from tomoscale.errors import PlanError
@@ -89,7 +90,7 @@ def gather(workers: str, site: str | None, folder: Path | None, how: dict[str, A
         umask=look.current_umask(),
         keys_folder=keys,
         keys_mode=look.mode_of(keys),
-        keys_file_system=look.file_system_of(keys),
+        keys_file_system=mount_of(keys)[0],
         dask={name: dask.config.get(name, None) for name in look.DASK_OPTIONS},
     )
     if not workers or workers == "threads" or (facts.slurm is not None and facts.slurm.missing):

@@ -22,6 +22,7 @@ import tomoscale
 from tomoscale.arrays import cuda_available
 from tomoscale.cluster.facts import PACKAGES, Folder, Machine, Slurm
 from tomoscale.cluster.profile import slurm_seconds
+from tomoscale.cluster.quota import mount_of, quota_free_bytes
 from tomoscale.cluster.slurm import COMMANDS, refusal_of
 
 TOKEN = ".tomoscale-doctor-{}"
@@ -109,7 +110,7 @@ def look_at_folder(path: Path) -> Folder:
         return Folder(path, failure=failure)
     return Folder(
         path,
-        file_system_of(path),
+        mount_of(path)[0],
         state.f_bavail * state.f_frsize,
         state.f_favail if state.f_files else -1,
         quota_free_bytes(path),
@@ -142,39 +143,6 @@ def write_failure(folder: Path) -> str:
             with suppress(OSError):
                 left.unlink()
     return ""
-
-
-def file_system_of(path: Path) -> str:
-    """Type of the file system under a path."""
-    real = str(path.resolve())
-    found = [
-        p
-        for p in psutil.disk_partitions(all=True)
-        if real == p.mountpoint or real.startswith(p.mountpoint.rstrip("/") + "/")
-    ]
-    return max(found, key=lambda p: len(p.mountpoint)).fstype if found else ""
-
-
-def quota_free_bytes(path: Path) -> int | None:
-    """What is left of the user's quota where `quota` says so; None elsewhere."""
-    if shutil.which("quota") is None:
-        return None
-    command = ["quota", "--no-wrap", "--raw-grace", "--hide-device", f"--filesystem={path}"]
-    with suppress(OSError, subprocess.TimeoutExpired):
-        text = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
-        return quota_of(text)
-    return None
-
-
-def quota_of(text: str) -> int | None:
-    """Bytes left of the table that `quota` prints, in blocks of 1 KiB: used, soft limit, hard limit."""
-    for line in text.splitlines():
-        words = [word.rstrip("*") for word in line.split()]
-        if len(words) >= 3 and all(word.isdecimal() for word in words[:3]):
-            used, soft, hard = (int(word) for word in words[:3])
-            limit = hard or soft
-            return None if limit == 0 else max(0, limit - used) * 1024
-    return None
 
 
 def look_at_slurm(script: str | None = None) -> Slurm:
