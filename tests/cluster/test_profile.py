@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 
@@ -13,9 +14,11 @@ from tomoscale.cli import main
 from tomoscale.cluster.batch import batch_script
 from tomoscale.cluster.doctor import job_texts
 from tomoscale.cluster.profile import (
+    SITES,
     duration_seconds,
     load_profile,
     make_profile,
+    marked_lines,
     shipped_profile,
     site_names,
     slurm_seconds,
@@ -73,8 +76,13 @@ def test_jobs_of_a_profile_are_encrypted_and_show_nothing_off_loopback(name, tmp
 def test_init_writes_what_dask_reads_and_never_over_what_is_there(tmp_path, capsys):
     target = tmp_path / "dask" / "site.yaml"
     assert main(["cluster", "init", "--site", "generic", "--target", str(target)]) == 0
-    assert "slurm:generic" in capsys.readouterr().out
-    assert "FILL IN" in target.read_text()
+    shown = capsys.readouterr().out
+    assert "slurm:generic" in shown
+    lines = target.read_text().splitlines()
+    left = {n for n, line in enumerate(lines, 1) if "FILL IN" in line and not line.startswith("#")}
+    assert len(left) == 12
+    assert {int(n) for n in re.findall(r"line (\d+)", shown)} == left
+    assert "interface: FILL IN: network of the nodes" in shown
     with dask.config.set(yaml.safe_load(target.read_text())):
         assert load_profile("generic").options["cores"] == 16
         with pytest.raises(PlanError, match=r"which jobs.*generic, generic-gpu"):
@@ -85,6 +93,15 @@ def test_init_writes_what_dask_reads_and_never_over_what_is_there(tmp_path, caps
     assert target.read_text() == "mine\n"
     assert main(["cluster", "init", "--site", "generic", "--target", str(target), "--overwrite"]) == 0
     assert "FILL IN" in target.read_text()
+
+
+@pytest.mark.parametrize("site", site_names())
+def test_a_site_leaves_to_its_user_what_no_public_page_says_and_every_mark_says_what_to_do(site):
+    path = SITES / f"{site}.yaml"
+    left = marked_lines(path)
+    assert len(left) == sum(line.count("# FILL IN") + line.count("# CHECK") for line in path.read_text().splitlines())
+    assert all(re.fullmatch(r"[\w-]+: (FILL IN|CHECK)\b.{4,}", what) for what in left.values())
+    assert site == "generic" or not [what for what in left.values() if what.startswith("queue") and site != "esrf"]
 
 
 def test_init_writes_into_the_folder_of_the_dask_configuration(tmp_path, monkeypatch):

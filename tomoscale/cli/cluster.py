@@ -9,16 +9,20 @@ from tomoscale.cli.command import RUNNING, Command, destination, flag, option
 
 
 def _init(**how: Any) -> Any:
-    from tomoscale.cluster.profile import write_site
+    from tomoscale.cluster.profile import marked_lines, write_site
 
     path = write_site(**how)
-    return {"written": str(path), "profiles": [how["site"], f"{how['site']}-gpu"]}
+    remaining = [{"line": number, "what": what} for number, what in marked_lines(path).items()]
+    return {"written": str(path), "profiles": [how["site"], f"{how['site']}-gpu"], "remaining": remaining}
 
 
 def _init_in_words(found: dict[str, Any]) -> dict[str, str]:
     names = " or ".join(f"--workers slurm:{name}" for name in found["profiles"])
     return {
-        found["written"]: f"fill in the lines marked there, look with `tomoscale cluster doctor`, then run with {names}"
+        found[
+            "written"
+        ]: f"{len(found['remaining'])} lines are left to you; look with `tomoscale cluster doctor`, then run with {names}",
+        **{f"line {one['line']}": one["what"] for one in found["remaining"]},
     }
 
 

@@ -204,6 +204,12 @@ def write_site(site: str, target: Path | None = None, *, overwrite: bool = False
     return target
 
 
+def marked_lines(path: Path) -> dict[int, str]:
+    """Lines of a profile that only its user can fill in or check, by number, as option and what is to be done."""
+    found = (re.match(r"\s+([\w-]+):.*#\s*((?:FILL IN|CHECK).*)$", line) for line in path.read_text().splitlines())
+    return {number: f"{match[1]}: {match[2]}" for number, match in enumerate(found, 1) if match}
+
+
 def _refuse_wrong_types(profile: Profile, place: str) -> None:
     for option in ("cores", "processes"):
         value = profile.options[option]
