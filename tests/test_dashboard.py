@@ -16,7 +16,11 @@ from tomoscale.work import Work, working
 
 DEFAULTS = {
     **dict.fromkeys(("processes", "memory", "credentials", "block")),
-    **{"jobs": 1, "insecure": False, "plan": False, "overwrite": False, "quiet": False},
+    "jobs": 1,
+    "insecure": False,
+    "plan": False,
+    "overwrite": False,
+    "quiet": False,
 }
 OWN = "{scheme}://{host}:{port}/status"
 HUB = f"{{{PREFIX}}}proxy/{{port}}/status"

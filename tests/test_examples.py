@@ -19,8 +19,10 @@ import tifffile
 from nbclient import NotebookClient
 from PIL import Image
 
+from tests.world import volume_at
 from tomoscale.arrays import cuda_available
 from tomoscale.commands import CLASSES
+from tomoscale.kernels.majority import cube_rows, filter_majority
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.volume import open_zarr
 
@@ -61,7 +63,15 @@ SHARED = {"record.py"}
 WITH_DATA = {"train_sandstone.py"}
 """Benchmarks that need a folder of data: each has a test of its own."""
 """Modules that benchmarks import; they measure nothing themselves."""
-EXAMPLES = {"femur_porosity.py", "implant_study.py", "measure_bone.py", "own_kernel.py", "train_demo_model.py"}
+EXAMPLES = {
+    "femur_porosity.py",
+    "gpu_node.py",
+    "implant_study.py",
+    "measure_bone.py",
+    "own_kernel.py",
+    "slurm.py",  # runs on a Slurm in tests/cluster/test_slurm.py
+    "train_demo_model.py",
+}
 
 
 def start(script: Path, *arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -119,6 +129,33 @@ def test_own_kernel_states_that_blocks_equal_the_whole(tmp_path):
     assert "12 blocks equal the whole" in printed(start(ROOT / "examples" / "own_kernel.py", folder=tmp_path))
 
 
+def test_a_node_without_a_gpu_says_so_once_and_gives_the_same(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (20, 21, 22)).astype(np.uint8)
+    volume_at(tmp_path / "labels.zarr", labels, kind="labels")
+    command = (ROOT / "examples" / "gpu_node.py", "labels.zarr", "out", "--processes", "1")
+    lines = printed(start(*command, folder=tmp_path)).splitlines()
+    assert sum("no GPU that CuPy can use" in line for line in lines) == (not cuda_available())
+    assert sum("watch it at " in line for line in lines) == 1
+    np.testing.assert_array_equal(
+        open_zarr(tmp_path / "out" / "clean.zarr").read(), filter_majority(labels, cube_rows(1), 4)
+    )
+
+
+def test_the_script_of_the_slurm_example_runs_the_same_file_inside_one_job(tmp_path):
+    profile = {"jobqueue": {"tomoscale-mine": {"cores": 4, "memory": "8GiB"}}}
+    (tmp_path / "dask").mkdir()
+    (tmp_path / "dask" / "mine.yaml").write_text(json.dumps(profile))
+    command = (ROOT / "examples" / "slurm.py", "labels.zarr", "clean.zarr", "--site", "mine", "--jobs", "3", "--script")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DASK_CONFIG", str(tmp_path / "dask"))
+        script = printed(start(*command, folder=tmp_path))
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert "#SBATCH --nodes=3" in script
+    assert (
+        f"{ROOT / 'examples' / 'slurm.py'} {tmp_path / 'labels.zarr'} {tmp_path / 'clean.zarr'} --site mine" in script
+    )
+
+
 def test_implant_study_ends_with_a_report_and_goes_on_where_it_was(tmp_path):
     command = (ROOT / "examples" / "implant_study.py", "study", "--size", "40")
     first = printed(start(*command, folder=tmp_path))
@@ -160,13 +197,28 @@ def pictures(html: str) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(b64decode(data))).convert("RGB")) for data in found]
 
 
-def test_the_notebook_is_stored_without_outputs_and_without_paths_of_a_machine():
-    path = ROOT / "examples" / "from_scan_to_report.ipynb"
+@pytest.mark.parametrize("name", ["from_scan_to_report.ipynb", "hub.ipynb"])
+def test_the_notebook_is_stored_without_outputs_and_without_paths_of_a_machine(name):
+    path = ROOT / "examples" / name
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
     assert all(cell.metadata == {} for cell in notebook.cells)
     assert not re.search(r"/(home|Users|tmp|mnt|data|opt|root)/|[A-Z]:\\\\", path.read_text())
+
+
+def test_the_notebook_for_a_hub_links_its_dashboard_and_finds_its_run_again(tmp_path, monkeypatch):
+    notebook = nbformat.read(ROOT / "examples" / "hub.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code[0].source = code[0].source.replace("SIZE = 192", "SIZE = 40")
+    code[2].source = code[2].source.replace("processes=2", "processes=1").replace("(64, 64, 64)", "(16, 64, 64)")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, kernel_name="python3", timeout=240, resources=place).execute()
+    shown = ["".join(o.data.get("text/html", "") for o in cell.outputs if "data" in o) for cell in code]
+    assert re.search(r'Dashboard: <a href="http://127\.0\.0\.1:\d+/status"', shown[2])
+    assert "IntProgress" in "".join(o.data.get("text/plain", "") for o in code[3].outputs if "data" in o)
+    assert open_zarr(tmp_path / "hub_example" / "clean.zarr").finished
 
 
 def test_the_notebook_runs_from_a_fresh_kernel(tmp_path, monkeypatch):

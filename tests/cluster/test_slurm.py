@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from tomoscale.cluster.batch import batch_script
 from tomoscale.cluster.slurm import jobs
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Halo
-from tomoscale.kernels.majority import majority
+from tomoscale.kernels.majority import cube_rows, filter_majority, majority
 from tomoscale.ledger import Ledger
 from tomoscale.step import Kernel
 from tomoscale.volume import open_zarr
@@ -144,6 +145,16 @@ def test_a_drained_node_loses_its_jobs_and_the_bytes_are_the_same(tmp_path, slur
             scontrol("update", "nodename=n1", "state=resume")
 
 
+def test_no_process_of_a_job_whose_worker_was_stopped_outlives_the_run(slurm):
+    with working("slurm:virtual", n_jobs=1) as work:
+        (worker,), (nanny,) = (work.client.run(what).values() for what in (os.getpid, os.getppid))
+        processes = [psutil.Process(worker), psutil.Process(nanny)]
+        for process in processes:
+            process.send_signal(signal.SIGSTOP)
+    # Slurm asks first, and kills what has not ended after half a minute.
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
+
+
 DRIVER = """
 import sys
 import dask, json
@@ -162,8 +173,6 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_job_outlives_a_driver_that_is_stopped(tmp_path, slurm, expected, number):
-    import json
-
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "slurm"), json.dumps(slurm)]
     driver = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     when_blocks_are_done(tmp_path / "slurm", 1, lambda: driver.send_signal(number)).join(60)
@@ -208,6 +217,23 @@ def test_a_batch_script_runs_scheduler_command_and_workers_in_one_allocation(tmp
     with working("threads", block_shape=BLOCK) as work:
         assert study(tmp_path / "slurm", work) == expected
     assert list((tmp_path / "private").iterdir()) == []
+
+
+def test_the_example_runs_on_jobs_and_inside_one(tmp_path, slurm, monkeypatch):
+    (tmp_path / "dask").mkdir()
+    (tmp_path / "dask" / "virtual.yaml").write_text(json.dumps({"jobqueue": {"tomoscale-virtual": slurm}}))
+    monkeypatch.setenv("DASK_CONFIG", str(tmp_path / "dask"))
+    labels = np.random.default_rng(0).integers(0, 3, (20, 21, 22)).astype(np.uint8)
+    volume_at(tmp_path / "labels.zarr", labels, kind="labels")
+    command = [sys.executable, str(ROOT / "examples" / "slurm.py"), str(tmp_path / "labels.zarr")]
+    asked(*command, str(tmp_path / "jobs.zarr"), "--site", "virtual")
+    script = asked(*command, str(tmp_path / "script.zarr"), "--site", "virtual", "--script")
+    (tmp_path / "job.sh").write_text(script + "\n")
+    asked("sbatch", f"--chdir={tmp_path}", str(tmp_path / "job.sh"))
+    wait_for_no_jobs()
+    whole = filter_majority(labels, cube_rows(1), 4)
+    for name in ("jobs.zarr", "script.zarr"):
+        np.testing.assert_array_equal(open_zarr(tmp_path / name).read(), whole)
 
 
 def test_a_job_that_slurm_does_not_take_is_told_in_its_words(slurm):

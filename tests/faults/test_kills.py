@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dask
 import numpy as np
+import psutil
 import pytest
 from distributed import Client
 
@@ -23,6 +24,7 @@ from tests.faults.kills import (
     kill_everything,
     kill_workers,
     slow_blocks,
+    worker_processes,
 )
 from tests.faults.pipelines import BLOCK, begun_blocks, differing_bytes, made, make_source, run_all, smooth
 from tomoscale import blame
@@ -91,6 +93,21 @@ def test_a_run_that_slept_while_another_took_over_stops_before_it_writes_on(tmp_
     assert "is not this run's any more" in errors
     assert differing_bytes(made(target), expected) == 0
     assert verify(target / "smooth.zarr")["finished"]
+
+
+def test_no_process_outlives_a_run_whose_workers_were_stopped_while_they_started():
+    before = {process.pid for process in worker_processes()}
+    with local(2, memory_bytes=2**30) as client:
+        first = {process.pid for process in worker_processes()} - before
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not (fresh := [p for p in worker_processes() if p.pid not in first | before]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for process in fresh:
+            process.send_signal(signal.SIGSTOP)
+    left = [p for p in worker_processes() if p.pid not in before and p.status() != psutil.STATUS_ZOMBIE]
+    assert psutil.wait_procs(left, timeout=5)[1] == []
 
 
 def after(log: Path, blocks: int, act) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,10 @@ from tomoscale.errors import PlanError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+
+MARK = "TOMOSCALE_CLUSTER"
+"""Variable by which the processes of a cluster are known."""
 
 
 @contextmanager
@@ -51,8 +57,9 @@ def local(processes: int | None = None, memory_bytes: int | None = None) -> Iter
     import dask
     from distributed import Client, LocalCluster, Security
 
+    mark = secrets.token_hex(8)
     own = {
-        "distributed.nanny.pre-spawn-environ": thread_environment(max(1, cores // processes)),
+        "distributed.nanny.pre-spawn-environ": {**thread_environment(max(1, cores // processes)), MARK: mark},
         # By default a worker that is not back 15 s after it died is given up: a busy machine takes longer to start one.
         "distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s",
     }
@@ -72,7 +79,8 @@ def local(processes: int | None = None, memory_bytes: int | None = None) -> Iter
                 # What matters is told by the run itself; Dask also logs each connection that ends with the cluster.
                 silence_logs=logging.CRITICAL,
                 death_timeout=START_SECONDS,
-            )
+            ),
+            mark,
         ) as cluster,
         # Not the default of everything in this process: a scheduler that is lost must not take other work with Dask along.
         Client(cluster, set_as_default=False) as client,
@@ -81,14 +89,39 @@ def local(processes: int | None = None, memory_bytes: int | None = None) -> Iter
 
 
 @contextmanager
-def ended(cluster: Any) -> Iterator[Any]:
-    """Give a cluster of this machine and end it, also where one of its workers is stopped or busy: no error comes of that."""
+def ended(cluster: Any, mark: str) -> Iterator[Any]:
+    """Give a cluster of this machine and end it with every process that bears its mark, also those that stopped or are busy.
+
+    Parameters
+    ----------
+    cluster : LocalCluster
+    mark : str
+        Value of `MARK` in the environment of its workers.
+    """
     try:
         yield cluster
     finally:
-        # Dask kills a process that does not end in time, gives it no time for that, and raises; it is gone in a moment.
-        with suppress(TimeoutError):
+        # A worker that was stopped while it started would be waited for, and then left behind.
+        for process in marked(mark):
+            with suppress(psutil.Error):
+                process.send_signal(signal.SIGCONT)
+        # Dask kills a process that does not end in time, gives it no time for that, and raises; it also insists on the order
+        # in which its processes come and go. No error of the run comes of that, as all of them end here.
+        with suppress(TimeoutError, AssertionError):
             cluster.__exit__(None, None, None)
+        for process in marked(mark):
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Processes below this one that belong to a cluster and have not ended."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
 
 
 @contextmanager
@@ -115,15 +148,19 @@ def gpus() -> Iterator[Client]:
     import dask
     from distributed import Client, Security
 
+    mark = secrets.token_hex(8)
     with (
-        dask.config.set(SETTINGS),
-        LocalCUDACluster(
-            host=LOOPBACK,
-            dashboard_address=LOOPBACK_ANY_PORT,
-            threads_per_worker=GPU_THREADS,
-            protocol="tls",
-            security=Security.temporary(),
-            silence_logs=logging.CRITICAL,
+        dask.config.set({**SETTINGS, f"distributed.nanny.pre-spawn-environ.{MARK}": mark}),
+        ended(
+            LocalCUDACluster(
+                host=LOOPBACK,
+                dashboard_address=LOOPBACK_ANY_PORT,
+                threads_per_worker=GPU_THREADS,
+                protocol="tls",
+                security=Security.temporary(),
+                silence_logs=logging.CRITICAL,
+            ),
+            mark,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
