@@ -28,11 +28,12 @@ from tomoscale.blame import HOPELESS_DEATHS, Blame
 from tomoscale.block_runs import Outcome, combine, rehearse, run_blocks
 from tomoscale.block_states import Spans, spans_of
 from tomoscale.errors import Interrupted, describe
+from tomoscale.hanging import HANGING_SECONDS, Hanging
 from tomoscale.ledger import Ledger
 from tomoscale.plan import Plan
 from tomoscale.progress import Progress
 from tomoscale.step import Kernel
-from tomoscale.workers import Pool
+from tomoscale.workers import Pool, blocks_per_task
 
 ATTEMPTS = 3
 """Times a block is tried before it is set aside; the last time alone, as memory may have been short,"""
@@ -42,11 +43,6 @@ DEATHS = 2
 """Workers that may die of a block among others before it is tried alone."""
 CONTROL_SHARE = 2 / 3
 """Of tries alone, while controls are due."""
-TASK_SECONDS = 2.0
-"""Blocks are grouped so that a task takes at least this long."""
-TASKS_PER_SECOND = 150.0
-"""And so that no more tasks end in a second: Dask's scheduler was measured to manage some 500, whatever they do."""
-MAX_BLOCKS_PER_TASK = 512
 LOST_WINDOWS = 3
 """Windows of tasks lost without one that ended otherwise, after which it is seen first whether a worker lives at all."""
 LARGE_COUNTS_BYTES = 100_000
@@ -57,12 +53,6 @@ COMBINED_IN_VAIN = 3
 RESULT_SECONDS = 30.0
 """What a finished task brings is waited for so long at a time: the worker that holds it may be stopped, and the run must
 go on giving signs of life meanwhile."""
-HANGING_SECONDS = 1800.0
-HANGING_TIMES = 50
-"""A task that takes longer than both, the second as a multiple of what its blocks usually take, hangs: its worker is
-ended, which counts as its death."""
-HANGING_LOOKS = 10
-"""In the first of these, it is looked so often which tasks have begun."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ class Driver:
         self, plan: Plan, ledger: Ledger, pool: Pool, watch: Progress, hanging_seconds: float = HANGING_SECONDS
     ) -> None:
         self.plan, self.ledger, self.pool, self.watch = plan, ledger, pool, watch
-        self.hanging_seconds = hanging_seconds
+        self.hanging = Hanging(hanging_seconds)
         self.message = pickle.dumps(plan) if pool.remote else plan
         # An array, and only what came back as Python's integers: ten million blocks are 80 MB so, and 400 MB otherwise.
         self.fresh = np.flatnonzero(~ledger.done)
@@ -100,8 +90,6 @@ class Driver:
         self.blame, self.chance = Blame(), random.Random(0)
         self.lost_in_a_row = self.alone_in_vain = self.combined_in_vain = 0
         self.excused: set[Any] = set()
-        self.began: dict[Any, float] = {}
-        self.asked = -np.inf
         self.errors: dict[int, str] = {}
         self.failures: dict[int, str] = {}
         self.n_done = int(ledger.done.sum())
@@ -122,7 +110,7 @@ class Driver:
         Raises
         ------
         Interrupted
-            If the scheduler of the workers is gone.
+            If the scheduler or all workers are gone, or workers die whatever they compute.
         """
         while self.waiting or self.in_flight or self.kept or self.suspects:
             while self.waiting and not self._nothing_ends and len(self.in_flight) < self.pool.window:
@@ -142,10 +130,10 @@ class Driver:
     def _try_alone(self) -> None:
         """Submit a suspect or a control while nothing else is in flight; set suspects aside that are guilty."""
         if self.blame.hopeless:
-            raise Interrupted(
-                f"workers die whatever they compute: the last {self.blame.in_a_row} did, {self.blame.controls_in_a_row} of them of blocks "
-                f"that were computed before, or of nothing; {self.n_done} of {len(self.plan.grid)} blocks are done and recorded; look "
-                "with `tomoscale cluster doctor`, then give the same command, it goes on from there"
+            raise self._interrupted(
+                f"workers die whatever they compute, the last {self.blame.in_a_row} did, {self.blame.controls_in_a_row} of them of "
+                "blocks that were computed before, or of nothing",
+                "look with `tomoscale cluster doctor`",
             )
         while self.suspects and not self._nothing_ends:
             if self.blame.due and self.chance.random() < CONTROL_SHARE:
@@ -170,18 +158,10 @@ class Driver:
         """Blocks of the next task; those that came back go one by one, so that each answers for itself."""
         if self.taken == len(self.fresh):
             return [self.again.popleft()]
-        first, self.taken = self.taken, min(self.taken + self._group(), len(self.fresh))
+        group = blocks_per_task(self.waiting, self.pool, self.block_seconds)
+        first, self.taken = self.taken, min(self.taken + group, len(self.fresh))
         numbers: list[int] = self.fresh[first : self.taken].tolist()
         return numbers
-
-    def _group(self) -> int:
-        """Blocks of the next task: enough to spare the scheduler, and so few that no worker runs dry at the end."""
-        if not self.pool.remote or self.block_seconds is None:
-            return 1
-        window = self.pool.window
-        seconds = max(TASK_SECONDS, window / TASKS_PER_SECOND)
-        fair = max(1, self.waiting // (2 * window))
-        return min(fair, MAX_BLOCKS_PER_TASK, max(1, int(seconds / max(self.block_seconds, 1e-4))))
 
     def _submit(self, numbers: list[int], alone: bool = False) -> None:
         self.attempts.update(numbers)
@@ -223,30 +203,21 @@ class Driver:
         self.looked = time.monotonic()
         self._stop_without_scheduler()
         self.pool.mend()
-        if self.looked - self.asked > self.hanging_seconds / HANGING_LOOKS:
-            self.asked = self.looked
-            # Since they were seen on a worker: a task that waits for one to start does not hang.
-            begun = self.pool.begun()
-            self.began = {f: self.began.get(f, self.looked) for f in self.in_flight if f in begun}
-        for future, since in list(self.began.items()):
-            task = self.in_flight.get(future)
-            if task is not None and not task.combined and self.looked - since > self._longest(task):
-                if task.alone and not task.control:
-                    self.errors.setdefault(task.numbers[0], f"it took longer than {self._longest(task):.0f} s")
-                # Those that are lost with it died of us.
-                self.excused |= self.pool.end_worker_of(future) - {future}
-                self.began.pop(future)
-
-    def _longest(self, task: Task) -> float:
-        """Seconds after which a task hangs."""
-        return max(self.hanging_seconds, HANGING_TIMES * max(1, len(task.numbers)) * (self.block_seconds or 0.0))
+        running = {future: task.numbers for future, task in self.in_flight.items() if not task.combined}
+        for future, limit in self.hanging.found(self.looked, self.pool, running, self.block_seconds):
+            task = self.in_flight[future]
+            if task.alone and not task.control:
+                self.errors.setdefault(task.numbers[0], f"it took longer than {limit:.0f} s")
+            # Those that are lost with it died of us.
+            self.excused |= self.pool.end_worker_of(future) - {future}
 
     def _stop_without_scheduler(self) -> None:
         if self.pool.gone:
-            raise Interrupted(
-                f"the scheduler of the workers is gone: {self.n_done} of {len(self.plan.grid)} blocks are done and recorded; start "
-                "the workers again and give the same command, it goes on from there"
-            )
+            raise self._interrupted("the scheduler of the workers is gone", "start the workers again")
+
+    def _interrupted(self, why: str, mend: str) -> Interrupted:
+        done = f"{self.n_done} of {len(self.plan.grid)} blocks are done and recorded"
+        return Interrupted(f"{why}: {done}; {mend} and give the same command, it goes on from there")
 
     def _take(self, future: Any, task: Task) -> None:
         try:
@@ -260,9 +231,7 @@ class Driver:
             self._stop_without_scheduler()
             self._lost(future, task, error)
             return
-        self.lost_in_a_row = 0
-        if task.alone:
-            self.blame.lived_through(None if task.control else task.numbers[0])
+        self._lived(task)
         if task.control:
             return
         self._record(outcome)
@@ -305,10 +274,7 @@ class Driver:
         """Take back the blocks of a task that did not end: its worker died, or it never reached one."""
         ended = self.pool.what_ended(error)
         if ended == "workers":
-            raise Interrupted(
-                f"no worker is left ({describe(error)}): {self.n_done} of {len(self.plan.grid)} blocks are done and recorded; start "
-                "workers again and give the same command, it goes on from there"
-            )
+            raise self._interrupted(f"no worker is left ({describe(error)})", "start workers again")
         if task.combined:
             # What they had counted died with the worker that kept it; they are not to blame.
             self.again.extend(task.numbers)
@@ -318,10 +284,16 @@ class Driver:
             self.excused.discard(future)
             self.again.extend(task.numbers)
         elif ended == "task":
+            self._lived(task)
             for number in () if task.control else task.numbers:
                 self._raised(number, describe(error))
         else:
             self._died(task, f"its worker died: {describe(error)}")
+
+    def _lived(self, task: Task) -> None:
+        self.lost_in_a_row = 0
+        if task.alone:
+            self.blame.lived_through(None if task.control else task.numbers[0])
 
     def _died(self, task: Task, text: str) -> None:
         self.lost_in_a_row += 1

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscale.driver import HANGING_SECONDS, Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import BlocksFailed, Interrupted, PlanError
 from tomoscale.geometry import Region
+from tomoscale.hanging import HANGING_SECONDS
 from tomoscale.ledger import Ledger
 from tomoscale.pace import Pace
 from tomoscale.plan import Plan

@@ -12,10 +12,10 @@ from typing import Any
 from tomoscale.block_summary import block_summary
 from tomoscale.cluster import connect, expected_resources, resources_of
 from tomoscale.dashboard import dashboards_through_hub, link_html, link_of, show_link
-from tomoscale.driver import HANGING_SECONDS
 from tomoscale.engine import run
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.geometry import Shape
+from tomoscale.hanging import HANGING_SECONDS
 from tomoscale.lease import lease_owner
 from tomoscale.ledger import Ledger, read_plan
 from tomoscale.places import Place, place, remove_tree

@@ -21,6 +21,12 @@ ASKED_SECONDS = 1.0
 """The number of workers is not asked for more often."""
 
 
+TASK_SECONDS = 2.0
+"""Blocks are grouped so that a task takes at least this long."""
+TASKS_PER_SECOND = 150.0
+"""And so that no more tasks end in a second: Dask's scheduler was measured to manage some 500, whatever they do."""
+MAX_BLOCKS_PER_TASK = 512
+
 Ended = Literal["task", "worker", "workers"]
 """What ended where a task brought an error instead of an outcome: itself, its worker, or all workers there were."""
 
@@ -240,3 +246,13 @@ class DaskPool:
 def make_pool(client: Any | None, resources: Resources) -> Pool:
     """Return the pool of a client, or threads of this process without one."""
     return ThreadPool(resources.slots + resources.io_slots) if client is None else DaskPool(client)
+
+
+def blocks_per_task(waiting: int, pool: Pool, block_seconds: float | None) -> int:
+    """Blocks of the next task: enough to spare the scheduler, and so few that no worker runs dry at the end."""
+    if not pool.remote or block_seconds is None:
+        return 1
+    window = pool.window
+    seconds = max(TASK_SECONDS, window / TASKS_PER_SECOND)
+    fair = max(1, waiting // (2 * window))
+    return min(fair, MAX_BLOCKS_PER_TASK, max(1, int(seconds / max(block_seconds, 1e-4))))
