@@ -170,8 +170,14 @@ class PlayedPool:
     def failed(self, future: Played) -> bool:
         return future.lost
 
-    def end_worker_of(self, future: Played) -> None:
-        """No task hangs."""
+    def what_ended(self, error: Exception) -> str:
+        return "worker"
+
+    def begun(self) -> set[Played]:
+        return set()
+
+    def end_worker_of(self, future: Played) -> set[Played]:
+        return set()
 
     def put_back(self, future: Played) -> None:
         """No result is late."""
