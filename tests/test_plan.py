@@ -4,7 +4,6 @@ import math
 import os
 import re
 import shutil
-import tracemalloc
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, small_shapes
+from tests.traced import Traced
 from tomoscale.engine import run
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import Grid, Halo, Region, Shape, Spacing
@@ -343,17 +343,13 @@ def test_a_resumed_measure_takes_over_the_blocks_it_was_begun_with(tmp_path):
 def test_a_million_blocks_are_planned_without_a_list_of_them(tmp_path, monkeypatch):
     monkeypatch.setattr(Plan, "block", lambda plan, number: pytest.fail("a plan must not look at single blocks"))
     source = described((6400, 6400, 6400))
-    tracemalloc.start()
-    try:
+    with Traced() as traced:
         plan = plan_map(
             gaussian(5.0, VOXEL_UM), source, tmp_path / "out.zarr", block_shape=(64, 64, 64), resources=LAPTOP
         )
         text = str(plan)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert len(plan.grid) == 10**6
-    assert peak < 10**6, "less than a byte a block"
+    assert traced.peak_bytes < 10**6, "less than a byte a block"
     assert "1000000 of 64 x 64 x 64 voxels (z, y, x)" in text
     assert plan.read_voxels == sum(min(6400, s + 68) - max(0, s - 4) for s in range(0, 6400, 64)) ** 3
 

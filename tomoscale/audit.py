@@ -79,6 +79,11 @@ def in_words(found: dict[str, Any]) -> dict[str, str]:
 def verify(path: str | Place) -> dict[str, Any]:
     """Read every finished block of a volume again and compare it with its recorded checksum.
 
+    Parameters
+    ----------
+    path : path
+        Of a volume, or of the record of a measure.
+
     Returns
     -------
     dict

@@ -125,6 +125,11 @@ def normalise(  # noqa: PLR0913 -- what is scaled, how, and which voxels say how
         Only voxels inside the disc inscribed in a slice count.
     work : Work or None
 
+    Returns
+    -------
+    Volume
+        float32.
+
     Raises
     ------
     ValueError
@@ -157,6 +162,11 @@ def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: 
     radius_voxels : int
         Half width of the cube that votes.
     work : Work or None
+
+    Returns
+    -------
+    Volume
+        Of the source's type, kind and labels.
 
     Raises
     ------

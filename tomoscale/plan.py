@@ -344,6 +344,11 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
     classes : tuple of LabelClass
         Of a label target.
 
+    Returns
+    -------
+    Plan
+        For `run`.
+
     Raises
     ------
     PlanError
@@ -413,6 +418,11 @@ def plan_measure(
         Folder in which finished blocks are kept with their counts, so that the pass can be resumed.
     block_shape, resources
         As for `plan_map`.
+
+    Returns
+    -------
+    Plan
+        For `run`, which gives the counts.
 
     Raises
     ------

@@ -262,6 +262,11 @@ def create_volume(  # noqa: PLR0913 -- one argument per thing a volume is made o
     ome_version : {"0.5", "0.4"}
         0.4 for programs that do not read Zarr 3; by default that of the image a label is in, else 0.5.
 
+    Returns
+    -------
+    Volume
+        Not on disk yet.
+
     Raises
     ------
     ValueError

@@ -188,6 +188,10 @@ def working(
     **how
         Other fields of `Work`.
 
+    Yields
+    ------
+    Work
+
     Raises
     ------
     PlanError

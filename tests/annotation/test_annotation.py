@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import shutil
-import tracemalloc
 
 import jsonschema
 import numpy as np
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.blocks import measure_by_blocks
+from tests.traced import Traced
 from tests.training.tiny import recipe, sample
 from tests.world import volume_at
 from tomoscale.annotation import manifest
@@ -108,11 +108,9 @@ def test_scores_take_no_more_memory_than_declared(score, cell):
     measure = uncertainty(score, cell, shape, 3)
     block = measure.block(Grid(shape, shape), 0)
     measure.function(*shares, block=block)  # fills the table of logarithms
-    tracemalloc.start()
-    measure.function(*shares, block=block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= measure.bytes_per_voxel * math.prod(shape)
+    with Traced() as traced:
+        measure.function(*shares, block=block)
+    assert traced.peak_bytes <= measure.bytes_per_voxel * math.prod(shape)
 
 
 def test_disagreements_are_summed_as_they_are():

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import struct
 import sys
-import tracemalloc
 
 import numpy as np
 import pydicom
@@ -24,6 +23,7 @@ from pydicom.uid import (
 )
 
 from tests.blocks import seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats.dicom import is_dicom, open_dicom
 
@@ -258,10 +258,9 @@ def test_a_file_of_many_frames_is_not_read_whole(tmp_path):
     values[33] = 7
     path = save(tmp_path / "many.dcm", dataset(values))
     open_dicom(path)
-    tracemalloc.start()
-    assert open_dicom(path).read((slice(33, 34), slice(3, 90), slice(2, 7))).min() == 7
-    assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
-    tracemalloc.stop()
+    with Traced() as traced:
+        assert open_dicom(path).read((slice(33, 34), slice(3, 90), slice(2, 7))).min() == 7
+    assert traced.peak_bytes < 2 * 2**20
 
 
 def group_2(value, element=0x10, vr=b"UI", length=None):

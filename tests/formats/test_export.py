@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import export, open_volume
 from tomoscale.formats.export import FORMATS, export_volume
@@ -163,12 +163,9 @@ def test_memory_depends_on_the_piece_and_not_on_the_volume(tmp_path, monkeypatch
     monkeypatch.setattr(export, "PIECE_BYTES", 2**20)
     values = np.zeros((64, 512, 512), "u1")
     for target in ("v.mha", "slices", "v.tif"):
-        tracemalloc.start()
-        try:
+        with Traced() as traced:
             export_volume(volume_of(values, chunk=(16, 64, 64)), tmp_path / target)
-            assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
-        finally:
-            tracemalloc.stop()
+        assert traced.peak_bytes < 4 * 2**20
 
 
 @pytest.mark.parametrize("target", TARGETS)

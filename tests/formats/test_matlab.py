@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-import tracemalloc
 import zlib
 
 import h5py
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.formats.matlab import is_matlab, open_matlab
 
@@ -155,20 +155,18 @@ def test_a_small_stream_that_claims_a_huge_array_is_refused_before_it_is_unpacke
     claim = body.replace(struct.pack("<3i", 4, 5, 6), struct.pack("<3i", 2000, 1000, 1000))
     claim = claim.replace(struct.pack("<2I", 4, 240), struct.pack("<2I", 4, 4_000_000_000))
     path = mat(tmp_path / "a.mat", packed(claim))
-    tracemalloc.start()
-    with pytest.raises(InputError, match="said to hold 4000000064 bytes of voxels"):
-        open_matlab(path)
-    assert tracemalloc.get_traced_memory()[1] < 2**20
-    tracemalloc.stop()
+    with Traced() as traced:
+        with pytest.raises(InputError, match="said to hold 4000000064 bytes of voxels"):
+            open_matlab(path)
+    assert traced.peak_bytes < 2**20
 
 
 def test_a_stream_that_unpacks_to_much_more_than_the_array_is_not_unpacked(tmp_path):
     bomb = zlib.compress(matrix(VALUES) + bytes(200 * 2**20))
     path = mat(tmp_path / "a.mat", struct.pack("<2I", 15, len(bomb)) + bomb)
-    tracemalloc.start()
-    np.testing.assert_array_equal(open_matlab(path).read(), VALUES.transpose(2, 1, 0))
-    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
-    tracemalloc.stop()
+    with Traced() as traced:
+        np.testing.assert_array_equal(open_matlab(path).read(), VALUES.transpose(2, 1, 0))
+    assert traced.peak_bytes < 8 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
-import tracemalloc
 import zlib
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.formats import inflate, rows
 from tomoscale.formats.raw import compressed_storage, open_raw, raw_storage
@@ -239,12 +239,9 @@ def test_decoding_is_never_whole_in_memory(tmp_path):
     shape = (64, 1024, 1024)
     (tmp_path / "zeros.gz").write_bytes(gzip.compress(bytes(64 * 2**20), 1))
     storage = compressed_storage(tmp_path / "zeros.gz", RawLayout(shape, "uint8"), wrapper="gzip")
-    tracemalloc.start()
-    try:
+    with Traced() as traced:
         assert not storage.read((slice(63, 64), slice(0, 1024), slice(0, 1024))).any()
-        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
-    finally:
-        tracemalloc.stop()
+    assert traced.peak_bytes < 8 * 2**20
 
 
 def test_a_change_changes_the_identity(plain, zipped):

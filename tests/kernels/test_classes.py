@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels.classes import map_labels, threshold
@@ -41,11 +41,9 @@ def test_kernels_by_blocks_equal_whole_on_each_device(kernel, dtype, device):
 def test_declared_memory_bounds_the_measured_peak(kernel, dtype):
     values = grey(0, (50, 50, 50), dtype)
     block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * values.size + 25_000  # what does not grow with the block
+    with Traced() as traced:
+        kernel.apply(values, block)
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * values.size + 25_000  # what does not grow with the block
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)

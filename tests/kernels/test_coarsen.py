@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from itertools import product
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels.coarsen import coarsened_shape, mean_cells, mode_cells
@@ -164,12 +164,10 @@ def test_declared_memory_bounds_the_measured_peak(kernel, shape):
     target = kernel.shape_of_target(shape)
     block = kernel.block(Grid(target, target), 0, shape)
     kernel.apply(values, block)
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with Traced() as traced:
+        kernel.apply(values, block)
     constant = 8192  # views, indices and rows of cells do not grow with the volume
-    assert peak <= kernel.bytes_per_voxel * values.size + constant
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * values.size + constant
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: f"{k.name}-{k.dtype}-{k.factor}")

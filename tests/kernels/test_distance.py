@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import tracemalloc
 from fractions import Fraction
 
 import edt
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.geometry import Grid, Halo
 from tomoscale.kernels.ball import make_ball
 from tomoscale.kernels.distance import (
@@ -204,8 +204,6 @@ def test_memory_stays_below_what_is_declared(name, dtype):
         values = steps[1].function(values, steps[1].block(Grid(shape, shape), 0, shape))
     block = kernel.block(Grid(shape, shape), 0, shape)
     kernel.apply(values, block)  # compile
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * values.size
+    with Traced() as traced:
+        kernel.apply(values, block)
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * values.size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Halo
 from tomoscale.kernels.filters import cast, clip_and_scale, filter_median, gaussian, median
@@ -51,12 +51,10 @@ def test_declared_memory_bounds_the_measured_peak(kernel, holes):
         values[0, 0, 0] = np.nan
     block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
     kernel.apply(values, block)
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * values.size + 25_000  # what does not grow with the block
-    assert peak > 0.3 * kernel.bytes_per_voxel * values.size
+    with Traced() as traced:
+        kernel.apply(values, block)
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * values.size + 25_000  # what does not grow with the block
+    assert traced.peak_bytes > 0.3 * kernel.bytes_per_voxel * values.size
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)

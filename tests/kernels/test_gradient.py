@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_gradient_magnitude
 
 from tests.blocks import map_by_blocks, map_whole
+from tests.traced import Traced
 from tomoscale.kernels.gradient import gradient_magnitude
 from tomoscale.kernels.ranges import classes_of_ranges
 
@@ -32,12 +31,10 @@ def test_a_slope_of_three_per_micrometre_is_three_on_voxels_that_are_no_cubes(ax
 def test_declared_memory_bounds_the_measured_peak():
     values = np.random.default_rng(1).integers(0, 200, (50, 50, 50)).astype(np.float32)
     for kernel in (gradient_magnitude(1.0, (1.0, 1.0, 1.0)), classes_of_ranges({1: [(3, 9)], 2: [(50, 90)]})):
-        tracemalloc.start()
-        kernel.function(values)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        with Traced() as traced:
+            kernel.function(values)
         declared = kernel.bytes_per_voxel * values.size
-        assert declared / 2 < peak < 1.02 * declared + 20_000
+        assert declared / 2 < traced.peak_bytes < 1.02 * declared + 20_000
 
 
 def test_lengths_that_are_none_are_refused():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.kernels.ball import covering_ball
 from tomoscale.kernels.line_distance import distance_by_axis
@@ -91,9 +91,11 @@ def test_memory_stays_below_what_is_declared_and_kernels_pickle():
         kernel = pickle.loads(pickle.dumps(kernel))
         block = kernel.block(Grid(shape, shape), 0, shape)
         result = kernel.apply(values, block)
-        tracemalloc.start()
-        kernel.apply(values, block)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert 0.6 * kernel.bytes_per_voxel * values.size < peak <= kernel.bytes_per_voxel * values.size + 25_000
+        with Traced() as traced:
+            kernel.apply(values, block)
+        assert (
+            0.6 * kernel.bytes_per_voxel * values.size
+            < traced.peak_bytes
+            <= kernel.bytes_per_voxel * values.size + 25_000
+        )
         values = result

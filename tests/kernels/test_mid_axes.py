@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import given
 
 from tests.blocks import block_shapes, map_by_blocks, seeds, small_shapes
 from tests.kernels.test_thickness import CUBES, brute_force, largest, random_structure, spacings, squared_inside
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.kernels.ball import make_ball
 from tomoscale.kernels.mid_axes import mid_axes
@@ -58,11 +57,9 @@ def test_memory_stays_below_what_is_declared(density):
     kernel = mid_axes(largest(squared, ball))
     block = kernel.block(Grid(shape, shape), 0, shape)
     kernel.apply(squared, block)
-    tracemalloc.start()
-    kernel.apply(squared, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert 0.5 * kernel.bytes_per_voxel * squared.size < peak <= kernel.bytes_per_voxel * squared.size
+    with Traced() as traced:
+        kernel.apply(squared, block)
+    assert 0.5 * kernel.bytes_per_voxel * squared.size < traced.peak_bytes <= kernel.bytes_per_voxel * squared.size
 
 
 def test_devices_equal_the_host(device):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import tracemalloc
 from fractions import Fraction
 from functools import partial
 
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Halo
 from tomoscale.kernels.majority import majority
@@ -192,11 +192,9 @@ def test_memory_stays_below_what_is_declared(kernel):
     values = source_for(kernel, shape)
     block = kernel.block(Grid(shape, shape), 0, shape)
     kernel.apply(values, block)  # compile
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * values.size
+    with Traced() as traced:
+        kernel.apply(values, block)
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * values.size
 
 
 @pytest.mark.parametrize("kernel", kernels(), ids=lambda k: f"{k.name}-{k.dtype}")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds
 from tests.networks.random import card, random_network
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels import network as module
@@ -179,11 +179,9 @@ def test_declared_memory_bounds_the_measured_peak(bundles, tile_shape):
     )
     block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
     kernel.apply(values, block)
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * values.size + kernel.fixed_bytes - TORCH_BYTES + 50_000
+    with Traced() as traced:
+        kernel.apply(values, block)
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * values.size + kernel.fixed_bytes - TORCH_BYTES + 50_000
 
 
 def test_large_slices_are_tiled_and_small_ones_are_not(bundles, monkeypatch):

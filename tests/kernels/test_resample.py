@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels.filters import clip_and_scale, gaussian
@@ -66,12 +66,10 @@ def test_declared_memory_bounds_the_measured_peak(kernel, dtype, shape, host, mo
     target = kernel.shape_of_target(values.shape)
     block = kernel.block(Grid(target, target), 0, values.shape)
     kernel.apply(values, block)
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with Traced() as traced:
+        kernel.apply(values, block)
     tables = 64 * 40 * sum(target)  # positions and weights of each axis do not grow with the volume
-    assert peak <= (1 if host else DEVICE_FACTOR) * kernel.bytes_per_voxel * values.size + tables
+    assert traced.peak_bytes <= (1 if host else DEVICE_FACTOR) * kernel.bytes_per_voxel * values.size + tables
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), KERNELS)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.kernels.nine_planes import PLANES
 from tomoscale.kernels.rotation import Rotation, rotate
@@ -189,11 +189,9 @@ def test_declared_memory_bounds_the_measured_peak(axis, shape):
     kernel, values = rotate(axis, shape), grey(shape, 0)
     map_whole(kernel, values)
     block = kernel.block(Grid(kernel.shape_of_target(shape), kernel.shape_of_target(shape)), 0, shape)
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * values.size + 30_000
+    with Traced() as traced:
+        kernel.apply(values, block)
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * values.size + 30_000
 
 
 def test_another_shape_is_refused():

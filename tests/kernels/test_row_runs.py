@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import cc3d
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import seeds, small_shapes
 from tests.objects.by_blocks import ranked
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.kernels.row_runs import find_runs, join_runs, paint_pieces, piece_extents
 from tomoscale.kernels.side_runs import SIDES, side_rows, side_runs
@@ -102,8 +101,6 @@ def test_pieces_take_no_more_memory_than_declared(tmp_path, selection, voting, w
     measure = pieces(selection, tmp_path, voting=voting)
     block = measure.block(Grid(shape, (64, 64, 64)), 0)
     measure.function(labels, block=block)
-    tracemalloc.start()
-    measure.function(labels, block=block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= measure.bytes_per_voxel * labels.size + 200_000, peak / labels.size
+    with Traced() as traced:
+        measure.function(labels, block=block)
+    assert traced.peak_bytes <= measure.bytes_per_voxel * labels.size + 200_000, traced.peak_bytes / labels.size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, map_whole, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.geometry import Grid, Halo
 from tomoscale.kernels.distance import within_distance
 from tomoscale.kernels.shells import number_squares, shells, shells_by_axis
@@ -94,8 +94,7 @@ def test_peak_memory_is_declared(number):
         values = values.astype(np.int32)
     block = kernel.block(Grid(values.shape, values.shape), 0, values.shape)
     kernel.apply(values, block)
-    tracemalloc.start()
-    kernel.apply(values, block)
-    peak = tracemalloc.get_traced_memory()[1] + values.nbytes
-    tracemalloc.stop()
+    with Traced() as traced:
+        kernel.apply(values, block)
+    peak = traced.peak_bytes + values.nbytes
     assert peak <= kernel.bytes_per_voxel * values.size

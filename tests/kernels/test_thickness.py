@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.geometry import Grid, whole
 from tomoscale.kernels import thickness as module
 from tomoscale.kernels.ball import Ball, covering_ball, make_ball
@@ -144,8 +144,6 @@ def test_memory_stays_below_what_is_declared(density):
     kernel = thickness(largest(squared, ball), CUBES)
     block = kernel.block(Grid(shape, shape), 0, shape)
     kernel.apply(squared, block)
-    tracemalloc.start()
-    kernel.apply(squared, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert 0.5 * kernel.bytes_per_voxel * squared.size < peak <= kernel.bytes_per_voxel * squared.size
+    with Traced() as traced:
+        kernel.apply(squared, block)
+    assert 0.5 * kernel.bytes_per_voxel * squared.size < traced.peak_bytes <= kernel.bytes_per_voxel * squared.size

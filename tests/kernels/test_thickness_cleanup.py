@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, map_by_blocks, seeds, small_shapes
 from tests.kernels.test_thickness import CUBES, largest, random_structure, spacings, squared_inside
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.kernels.thickness import thickness
 from tomoscale.kernels.thickness_cleanup import cleaned_thickness
@@ -91,8 +90,6 @@ def test_memory_stays_below_what_is_declared(density):
     kernel = cleaned_thickness(largest(squared, ball), CUBES)
     block = kernel.block(Grid(shape, shape), 0, shape)
     kernel.apply(squared, block)
-    tracemalloc.start()
-    kernel.apply(squared, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert 0.4 * kernel.bytes_per_voxel * squared.size < peak <= kernel.bytes_per_voxel * squared.size
+    with Traced() as traced:
+        kernel.apply(squared, block)
+    assert 0.4 * kernel.bytes_per_voxel * squared.size < traced.peak_bytes <= kernel.bytes_per_voxel * squared.size

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
+from tests.traced import Traced
 from tomoscale.kernels.voting import (
     Ballot,
     add_plane,
@@ -114,11 +114,9 @@ def test_declared_memory_bounds_the_measured_peak(what, space, n_classes):
     ballot = Ballot(n_classes, 9, "majority", votes=True, space=space)
     kernel = of_tally(what, ballot, 1)
     tally = np.ones((8, ballot.numbers, 40, 40), np.float32)
-    tracemalloc.start()
-    assert kernel.function(tally).dtype == kernel.dtype
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * 8 * 40 * 40 + 10_000
+    with Traced() as traced:
+        assert kernel.function(tally).dtype == kernel.dtype
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * 8 * 40 * 40 + 10_000
 
 
 @pytest.mark.parametrize(

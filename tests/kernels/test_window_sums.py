@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import map_by_blocks, map_whole, seeds
 from tests.networks.windowed import instance_net, mean_of_windows, reach_of, windowed_card
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.kernels import window_sums
@@ -136,11 +136,9 @@ def test_declared_memory_bounds_the_measured_peak(bundles, tmp_path, in_one_pass
     block = kernel.block(blocks, 0, values.shape)
     given = np.ascontiguousarray(values[block.read])
     kernel.apply(given, block)
-    tracemalloc.start()
-    kernel.apply(given, block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= kernel.bytes_per_voxel * given.size + kernel.fixed_bytes - TORCH_BYTES + 50_000
+    with Traced() as traced:
+        kernel.apply(given, block)
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * given.size + kernel.fixed_bytes - TORCH_BYTES + 50_000
 
 
 def test_openvino_agrees_with_torch_and_with_itself_by_blocks(bundles):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import cc3d
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.blocks import block_shapes, measure_by_blocks, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.measures import contact
 from tomoscale.measures.contact import faces
@@ -217,8 +216,6 @@ def test_declared_memory_bounds_the_measured(measure):
     labels = np.random.default_rng(0).integers(0, 4, (48, 48, 64), dtype=np.uint8)
     volumes = (labels, labels != 9)[: len(measure.inputs)]
     measure_by_blocks(measure, volumes, labels.shape)
-    tracemalloc.start()
-    measure_by_blocks(measure, volumes, labels.shape)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= measure.bytes_per_voxel * labels.size + 50_000
+    with Traced() as traced:
+        measure_by_blocks(measure, volumes, labels.shape)
+    assert traced.peak_bytes <= measure.bytes_per_voxel * labels.size + 50_000

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.blocks import measure_by_blocks, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
 from tomoscale.measures import fixed_point as fixed
@@ -359,9 +359,7 @@ def test_the_declared_memory_holds():
         block = measure.block(Grid(shape, (40, 60, 60)), 0)  # with a margin, so that the core is copied
         padded = (np.ascontiguousarray(grey[block.read]), np.ascontiguousarray(labels[block.read]))
         measure.function(*padded, block=block)
-        tracemalloc.start()
-        measure.function(*padded, block=block)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        with Traced() as traced:
+            measure.function(*padded, block=block)
         # Two lanes beside the counts: small beside a block of a real volume.
-        assert peak <= measure.bytes_per_voxel * grey.size + 3 * measure.counts_bytes
+        assert traced.peak_bytes <= measure.bytes_per_voxel * grey.size + 3 * measure.counts_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, measure_by_blocks, seeds
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.measures.intercepts import STEPS, anisotropy, intercepts
 
@@ -123,11 +123,9 @@ def test_the_declared_memory_holds():
     block = measure.block(Grid(labels.shape, (32, 64, 130)), 0)
     padded = np.ascontiguousarray(labels[block.read])
     measure.function(padded, block=block)
-    tracemalloc.start()
-    measure.function(padded, block=block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= measure.bytes_per_voxel * padded.size
+    with Traced() as traced:
+        measure.function(padded, block=block)
+    assert traced.peak_bytes <= measure.bytes_per_voxel * padded.size
 
 
 def test_a_class_cannot_be_absent_and_object():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import block_shapes, measure_by_blocks, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.geometry import Halo, whole
 from tomoscale.measures import pair_tables
@@ -190,9 +189,7 @@ def test_the_measure_declares_what_it_needs():
     assert measure.halo == Halo(after=(1, 1, 1))
     volumes = tuple(np.zeros((40, 40, 80), np.uint16) for _ in range(3))
     measure_by_blocks(measure, volumes, (40, 40, 80))
-    tracemalloc.start()
-    counts = measure_by_blocks(measure, volumes, (40, 40, 80))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= measure.bytes_per_voxel * volumes[0].size + 50_000
+    with Traced() as traced:
+        counts = measure_by_blocks(measure, volumes, (40, 40, 80))
+    assert traced.peak_bytes <= measure.bytes_per_voxel * volumes[0].size + 50_000
     assert sum(table.nbytes for table in counts.values()) == measure.counts_bytes

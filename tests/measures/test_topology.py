@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from skimage.measure import euler_number as skimage_euler_number
 
 from tests.blocks import block_shapes, measure_by_blocks, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.measures import cells
 from tomoscale.measures.topology import (
@@ -217,11 +217,9 @@ def test_the_declared_memory_holds():
     block = measure.block(Grid(labels.shape, (48, 80, 97)), 0)
     padded = np.ascontiguousarray(labels[block.read])
     measure.function(padded, block=block)
-    tracemalloc.start()
-    measure.function(padded, block=block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= measure.bytes_per_voxel * padded.size
+    with Traced() as traced:
+        measure.function(padded, block=block)
+    assert traced.peak_bytes <= measure.bytes_per_voxel * padded.size
 
 
 def test_bad_arguments_are_refused():

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from pathlib import Path
 
 import cc3d
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.blocks import seeds
 from tests.objects.by_blocks import ranked, run_by_blocks
+from tests.traced import Traced
 from tomoscale.cluster import local, resources_of
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import Grid
@@ -353,14 +353,11 @@ def test_memory_between_the_passes_is_that_of_the_pieces_at_sides(tmp_path):
     tables = striped_tables(tmp_path / "pieces", 64, 125)
     connectivity: Connectivity = 26
     join(striped_tables(tmp_path / "small", 2, 4), connectivity)
-    tracemalloc.start()
-    joined: Joined = join(tables, connectivity)
-    _number(tables, joined, tmp_path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with Traced() as traced:
+        joined: Joined = join(tables, connectivity)
+        _number(tables, joined, tmp_path)
     assert tables.nodes[-1] == 64 * 125 * 125 == 10**6
     assert joined.leads.sum() == 125 * 125
-    print(peak)
-    assert peak < NODE_BYTES * 10**6, peak
+    assert traced.peak_bytes < NODE_BYTES * 10**6, traced.peak_bytes
     values = np.fromfile(tmp_path / "values", np.uint32).reshape(64, -1)
     assert (values == np.arange(1, 125 * 125 + 1)).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.blocks import block_shapes, seeds, small_shapes
+from tests.traced import Traced
 from tomoscale.geometry import Grid
 from tomoscale.objects.object_values import COLUMNS, ObjectValues, joined, object_values
 
@@ -96,8 +96,6 @@ def test_the_declared_memory_holds(tmp_path):
     measure = object_values(tmp_path, EDGE, values="values", absent="phases")
     block = measure.block(Grid(objects.shape, objects.shape), 0)
     measure.function(objects, values, phases, block=block)
-    tracemalloc.start()
-    measure.function(objects, values, phases, block=block)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak <= measure.bytes_per_voxel * objects.size
+    with Traced() as traced:
+        measure.function(objects, values, phases, block=block)
+    assert traced.peak_bytes <= measure.bytes_per_voxel * objects.size

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
+from tests.traced import Traced
 from tomoscale.report import rendering
 from tomoscale.report.rendering import View, render, view_onto
 
@@ -136,13 +135,9 @@ def test_a_ray_that_skips_bricks_passes_no_surface(seed, shape, solid):
 
 def test_memory_is_that_of_the_labels_and_one_field():
     side = 192
-    tracemalloc.start()
-    try:
+    with Traced() as traced:
         ranks = np.zeros((side,) * 3, np.uint8)
         ranks[:, : side // 2] = 3
         ranks[20:-20, 60:130, 60:130] = 1
         render(ranks, (5.0, 5.0, 5.0), COLOURS, ranks > 0, view_onto(1))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 64 * 2**20
+    assert traced.peak_bytes < 64 * 2**20

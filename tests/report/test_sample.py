@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-import tracemalloc
 import xml.etree.ElementTree as ElementTree
 from functools import cache
 from html.parser import HTMLParser
@@ -23,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.blocks import seeds
+from tests.traced import Traced
 from tomoscale.errors import InputError
 from tomoscale.report import agreement, charts, page, planes, scene
 from tomoscale.report.figures import Chart
@@ -417,16 +417,12 @@ def test_only_the_planes_shown_are_read_in_strips():
 
 def test_a_plane_of_20000_by_20000_is_never_held():
     wide = Recorder((2, 20_000, 20_000), np.uint16)
-    tracemalloc.start()
-    try:
+    with Traced() as traced:
         plane = cut(Scan(grey=wide), 0, 1, PLANE_PIXELS)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert plane.grey is not None
     assert plane.grey.shape == (1000, 1000)
     assert plane.pixel == (100.0, 100.0)
-    assert peak < 32 * 2**20  # two strips of 8 MiB, and the plane shown twice
+    assert traced.peak_bytes < 32 * 2**20  # two strips of 8 MiB, and the plane shown twice
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import nn
 
 from tests.kernels.test_rotation import turned_back_by_scipy, turned_by_scipy
 from tests.networks.random import card, random_network
+from tests.traced import Traced
 from tomoscale import block_runs
 from tomoscale.errors import BlocksFailed, InputError, PlanError
 from tomoscale.geometry import Grid, region_shape
@@ -289,12 +289,10 @@ def test_declared_memory_bounds_the_measured_peak(model, what):
     block = kernel.block(Grid(kernel.shape_of_target(shape), kernel.shape_of_target(shape)), 0, shape)
     first, *more = sources
     kernel.apply(first, block, *more)
-    tracemalloc.start()
-    kernel.apply(first, block, *more)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with Traced() as traced:
+        kernel.apply(first, block, *more)
     torch_bytes = TORCH_BYTES if kernel.fixed_bytes else 0
-    assert peak <= kernel.bytes_per_voxel * math.prod(shape) + kernel.fixed_bytes - torch_bytes + 100_000
+    assert traced.peak_bytes <= kernel.bytes_per_voxel * math.prod(shape) + kernel.fixed_bytes - torch_bytes + 100_000
 
 
 def test_plan_only_shows_both_costs_and_makes_nothing(model, tmp_path, capsys):

@@ -70,6 +70,11 @@ def open_volume(
     unfinished : bool
         See `open_zarr`.
 
+    Returns
+    -------
+    Volume
+        An address: no voxel is read yet.
+
     Raises
     ------
     InputError

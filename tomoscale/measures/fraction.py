@@ -50,6 +50,8 @@ def bone_fraction(counts: np.ndarray, *, bone: int = 3, background: int = 0) -> 
     ----------
     counts : (n_classes,) integers
         A row of `roi_fractions`.
+    bone, background : int
+        Classes.
     """
     total = int(counts[bone]) + int(counts[background])
     return int(counts[bone]) / total if total else math.nan

@@ -142,6 +142,11 @@ def save_bundle(
     reach : Reach, optional
         Measured by default (`reach_of`).
 
+    Returns
+    -------
+    Bundle
+        As `load_bundle` opens it.
+
     Raises
     ------
     ValueError
@@ -171,6 +176,15 @@ def save_bundle(
 
 def load_bundle(path: str | Path) -> Bundle:
     """Open a bundle and check all of it before anything is computed.
+
+    Parameters
+    ----------
+    path : path
+        Its folder.
+
+    Returns
+    -------
+    Bundle
 
     Raises
     ------

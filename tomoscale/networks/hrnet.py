@@ -33,10 +33,8 @@ class HRNet(nn.Module):
 
     Parameters
     ----------
-    in_channels : int
-        Grey values per voxel.
-    n_classes : int
-        Logits per voxel, 2 to 255.
+    in_channels, n_classes, dimensions : int
+        As of `ScaledUNet`; 2 dimensions only.
     width : int
         Channels of the finest branch, 44 in TomoSeg.
     stem_width : int
@@ -44,11 +42,6 @@ class HRNet(nn.Module):
     align_corners : bool
         True as TomoSeg trained it: upsampling then depends on the size of the window, and so does the result. False
         for new networks: exact by blocks, with a reach of 1448 voxels before and 1417 after.
-
-    Attributes
-    ----------
-    arguments : dict
-        What the network was made with.
 
     Raises
     ------

@@ -54,6 +54,10 @@ def import_nnunet(  # noqa: PLR0913 -- what a folder of results leaves open
     name : str, optional
         By default as the data set is called.
 
+    Returns
+    -------
+    Bundle
+
     Raises
     ------
     InputError
@@ -103,6 +107,10 @@ def import_weights(
         What the network was made with; see `tomoscale.networks.architectures`.
     card : Card
         All that the weights do not say.
+
+    Returns
+    -------
+    Bundle
 
     Raises
     ------

@@ -29,11 +29,7 @@ class MixedScaleDense(nn.Module):
     dilations : int
         Dilations 1 to this repeat, 10 in the paper.
     in_channels, n_classes, dimensions : int
-
-    Attributes
-    ----------
-    arguments : dict
-        What the network was made with.
+        As of `ScaledUNet`.
 
     Raises
     ------

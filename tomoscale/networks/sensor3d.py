@@ -29,17 +29,10 @@ class Sensor3D(nn.Module):
     ----------
     in_slices : int
         Odd number of neighbouring slices, 3 in the paper. Beyond a volume's end its last slice is repeated.
-    n_classes : int
-        Logits per voxel, 2 to 255.
     width : int
         Channels at full resolution, 64 in the paper.
-    in_channels : int
-        Grey values per voxel: 1.
-
-    Attributes
-    ----------
-    arguments : dict
-        What the network was made with.
+    in_channels, n_classes, dimensions : int
+        As of `ScaledUNet`; 1 grey value per voxel and 2 dimensions only.
 
     Raises
     ------

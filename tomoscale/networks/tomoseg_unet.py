@@ -25,20 +25,13 @@ class TomoSegUNet(nn.Module):
 
     Parameters
     ----------
-    in_channels : int
-        Grey values per voxel.
-    n_classes : int
-        Logits per voxel, 2 to 255.
+    in_channels, n_classes, dimensions : int
+        As of `ScaledUNet`; 2 dimensions only.
     width : int
         Channels at full resolution, 64 in the paper.
     align_corners : bool
         True as TomoSeg trained it: upsampling then depends on the size of the window, and so does the result. False
         for new networks: exact by blocks, with a reach of 122 voxels.
-
-    Attributes
-    ----------
-    arguments : dict
-        What the network was made with.
 
     Raises
     ------

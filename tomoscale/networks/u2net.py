@@ -30,19 +30,12 @@ class U2Net(nn.Module):
 
     Parameters
     ----------
-    in_channels : int
-        Grey values per voxel.
-    n_classes : int
-        Logits per voxel, 2 to 255.
+    in_channels, n_classes, dimensions : int
+        As of `ScaledUNet`; 2 dimensions only.
     stages : int
         Encoder blocks: 6 as published; 5 drops the deepest pair.
     divide : int
         Divides all channels; 1 as published.
-
-    Attributes
-    ----------
-    arguments : dict
-        What the network was made with.
 
     Raises
     ------

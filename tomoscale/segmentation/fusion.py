@@ -90,6 +90,9 @@ class Fusion:
 
         Parameters
         ----------
+        volume : Volume
+        bundle : Bundle
+        fusing : Fusing
         votes : bool
             Count votes though the voting does not need them.
 

@@ -68,6 +68,11 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
         How planes are fused and what else is made of them, see `tomoscale.segmentation.planes.segment_planes`: voting,
         tie, space, tile, method, disagreement, entropy.
 
+    Returns
+    -------
+    Volume
+        Labels, with the classes of the network; or probabilities, as `output` says.
+
     Raises
     ------
     InputError
