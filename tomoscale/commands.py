@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tomoscale.errors import InputError, PlanError
-from tomoscale.formats import open_volume
+from tomoscale.formats import Source, open_volume, opened
 from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.geometry import Spacing
 from tomoscale.json_files import read_json
@@ -31,7 +31,6 @@ from tomoscale.work import Work
 if TYPE_CHECKING:
     from tomoscale.report.written import Report
 
-Source = Volume | str | Place
 
 CLASSES = (
     LabelClass(0, "background", (0, 0, 0, 0)),
@@ -181,11 +180,6 @@ def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: 
         )
     n_classes = max((c.value for c in volume.classes), default=3) + 1
     return work.map(majority(radius_voxels, n_classes), volume, target, kind="labels", classes=volume.classes)
-
-
-def opened(source: Source) -> Volume:
-    """Open a path; take a volume as it is."""
-    return source if isinstance(source, Volume) else open_volume(source)
 
 
 def report(

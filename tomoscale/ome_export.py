@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tomoscale.arrays import Array
-from tomoscale.formats import open_volume
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Halo
 from tomoscale.ome import LABELS, OmeVersion
 from tomoscale.places import Place, place
@@ -16,7 +16,7 @@ from tomoscale.zarr_group import labels_of
 
 
 def export_ome_zarr(
-    source: Volume | str | Place, target: str | Place, *, version: OmeVersion = "0.4", work: Work | None = None
+    source: Source, target: str | Place, *, version: OmeVersion = "0.4", work: Work | None = None
 ) -> Volume:
     """Write a volume, with coarser levels and label images, as an OME-Zarr of another version.
 
@@ -38,7 +38,7 @@ def export_ome_zarr(
     if version not in ("0.4", "0.5"):
         raise ValueError(f'version must be "0.4" or "0.5", got {version!r}')
     work = work or Work()
-    volume = source if isinstance(source, Volume) else open_volume(source)
+    volume = opened(source)
     refuse_own_source(place(target), (volume,))
     labels = labels_of(volume.storage.directory) if isinstance(volume.storage, ZarrArray) else []
     copies = {folder: place(target) / LABELS / folder.name for folder in labels}

@@ -20,7 +20,7 @@ from typing import Any
 
 import tomoscale
 from tomoscale.errors import InputError, PlanError
-from tomoscale.formats import open_volume
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Shape, Spacing, three
 from tomoscale.kernels.coarsen import mean_cells, mode_cells
 from tomoscale.lease import FOLDER, lease_owner
@@ -39,7 +39,7 @@ SMALLEST_VOXELS = 64
 """An axis of at most so many voxels is not halved."""
 
 
-def pyramid(source: Volume | str | Place, *, work: Work | None = None) -> Volume:
+def pyramid(source: Source, *, work: Work | None = None) -> Volume:
     """Add coarser levels to a finished volume, and to all label images of the same image.
 
     The specification wants labels to have as many levels as their image: so an image's levels are made together with
@@ -65,7 +65,7 @@ def pyramid(source: Volume | str | Place, *, work: Work | None = None) -> Volume
         If memory or disk do not allow a level, or it was begun in another way.
     """
     work = work or Work()
-    volume = source if isinstance(source, Volume) else open_volume(source)
+    volume = opened(source)
     storage = _own_storage(volume)
     image = image_of(storage.directory)
     root = storage.directory if image is None else image.path

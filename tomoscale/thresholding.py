@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tomoscale.errors import InputError
-from tomoscale.formats import open_volume
+from tomoscale.formats import Source, opened
 from tomoscale.kernels.classes import threshold as threshold_kernel
 from tomoscale.kernels.filters import cast
 from tomoscale.measures.greys import n_bins, values_of
@@ -32,7 +32,7 @@ class Thresholded:
 
 
 def threshold(
-    source: Volume | str | Place,
+    source: Source,
     target: str | Place,
     *,
     low: float | None = None,
@@ -70,7 +70,7 @@ def threshold(
     if otsu and (low is not None or high is not None):
         raise ValueError("Otsu's threshold is a lower limit found in the histogram: give it, or limits, not both")
     work = work or Work()
-    volume = source if isinstance(source, Volume) else open_volume(source)
+    volume = opened(source)
     if volume.dtype.kind == "b":
         raise InputError(f"{volume.name} is a mask already: there is nothing to threshold")
     if otsu:

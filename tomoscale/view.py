@@ -22,7 +22,7 @@ import numpy as np
 from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, PlanError
 from tomoscale.file_server import HOST, FileServer
-from tomoscale.formats import open_volume
+from tomoscale.formats import opened
 from tomoscale.ome import level_paths, multiscales
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.zarr_group import labels_of
@@ -178,7 +178,7 @@ def grey_window(volume: Volume) -> tuple[float, float]:
 
 def _zarr_volume(source: Volume | str | Path) -> Volume:
     """Open a volume that viewers read as it lies on disk."""
-    volume = source if isinstance(source, Volume) else open_volume(source)
+    volume = opened(source)
     storage = volume.storage
     if not isinstance(storage, ZarrArray) or not volume.finished:
         raise InputError(

@@ -255,9 +255,8 @@ HUNDRED = bytes(100)
 )
 def test_small_files_that_claim_much_are_refused_before_memory_is_taken(tmp_path, content, message):
     (tmp_path / "s.tif").write_bytes(content)
-    with Traced() as traced:
-        with pytest.raises(InputError, match=message):
-            open_volume(tmp_path / "s.tif")
+    with Traced() as traced, pytest.raises(InputError, match=message):
+        open_volume(tmp_path / "s.tif")
     assert traced.peak_bytes < 8 * 2**20
 
 
@@ -276,9 +275,8 @@ def test_tiles_much_larger_than_the_page_are_refused(tmp_path):
 def test_a_page_that_unpacks_to_more_than_its_pixels_takes_no_more_memory(tmp_path, method):
     pack = {8: zlib.compress, 34925: imagecodecs.lzma_encode, 50000: imagecodecs.zstd_encode}[method]
     (tmp_path / "s.tif").write_bytes(tiff_page(10, 10, pack(bytes(64 * 2**20)), method=method))
-    with Traced() as traced:
-        with contextlib.suppress(InputError):
-            assert open_volume(tmp_path / "s.tif").read().max() == 0
+    with Traced() as traced, contextlib.suppress(InputError):
+        assert open_volume(tmp_path / "s.tif").read().max() == 0
     assert traced.peak_bytes < 8 * 2**20
 
 

@@ -89,14 +89,14 @@ def test_numbers_of_parameters_are_those_of_the_papers(name, arguments, paramete
 @pytest.mark.parametrize(
     ("name", "arguments", "stride", "before", "after"),
     [
-        ("tomoseg_unet", {}, 16, 122, 122),
-        ("hrnet", {}, 32, 1448, 1417),
-        ("sensor3d", {}, 8, 84, 84),
+        ("tomoseg_unet", {"width": 2}, 16, 122, 122),
+        ("hrnet", {"width": 2, "stem_width": 2}, 32, 1448, 1417),
+        ("sensor3d", {"width": 2}, 8, 84, 84),
         ("msd", {"depth": 20}, 1, 110, 110),
-        pytest.param("u2net", {}, 32, 3326, 3326, marks=pytest.mark.slow),
+        pytest.param("u2net", {"divide": 16}, 32, 3326, 3326, marks=pytest.mark.slow),
     ],
 )
-def test_stride_and_reach_are_those_of_gradient_tracing(name, arguments, stride, before, after):
+def test_stride_and_reach_are_those_of_gradient_tracing_whatever_the_width(name, arguments, stride, before, after):
     with torch.device("meta" if name != "msd" else "cpu"):
         network = make_network(name, arguments)
     reach = reach_of(network)

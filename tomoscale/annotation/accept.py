@@ -14,8 +14,8 @@ import numpy as np
 
 from tomoscale.annotation.manifest import GREY, LABELS, PREDICTED, Manifest, Pick, read_manifest
 from tomoscale.annotation.pictures import read_labels, sha256_of
-from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Region, Shape, region_shape
 from tomoscale.json_files import read_json
 from tomoscale.kernels.filters import cast

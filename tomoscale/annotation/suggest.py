@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tomoscale.annotation.manifest import GREY, LABELS, NAME, PREDICTED, PROGRAM, Manifest, Pick, load, read_manifest
 from tomoscale.annotation.pictures import colours_of, sha256_of, write_grey, write_labels
 from tomoscale.annotation.places import name_of, patches_of, pick, slices_across
-from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError, PlanError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Region, Shape
 from tomoscale.measures.uncertainty import Score, uncertainty, unit_of
 from tomoscale.places import replace_text

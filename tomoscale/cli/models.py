@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _agreement(model: str, source: Any, *, work: Work, record: Path | None, **how: Any) -> Any:
-    from tomoscale.commands import opened
+    from tomoscale.formats import opened
     from tomoscale.segmentation.prepare import agreement
 
     volume = opened(source)

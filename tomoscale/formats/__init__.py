@@ -19,11 +19,12 @@ from tomoscale.formats.raw_layout import RawLayout, is_raw_name, without_layout
 from tomoscale.formats.scanco import is_scanco, open_scanco
 from tomoscale.formats.tiff import is_tiff_name, open_tiff
 from tomoscale.geometry import Spacing
-from tomoscale.places import is_bucket
+from tomoscale.places import Place, is_bucket
 from tomoscale.volume import Volume, open_zarr
 
 __all__ = [
     "RawLayout",
+    "Source",
     "open_dicom",
     "open_hdf5",
     "open_matlab",
@@ -35,7 +36,11 @@ __all__ = [
     "open_tiff",
     "open_volume",
     "open_zarr",
+    "opened",
 ]
+
+Source = Volume | str | Place
+"""A volume, or the path of one."""
 
 START_BYTES = 4096
 """How much of a file is looked at to tell what it is."""
@@ -107,6 +112,11 @@ def open_volume(
         "a folder without TIFF slices or Zarr metadata" if place.is_dir() else f"a file that begins with {start[:8]!r}"
     )
     raise InputError(f"{place} is {held}, which is not a format we read: {_READ}")
+
+
+def opened(source: Source) -> Volume:
+    """Open a path; take a volume as it is."""
+    return source if isinstance(source, Volume) else open_volume(source)
 
 
 def _split(text: str, dataset: str | None) -> tuple[Path, str | None]:

@@ -63,6 +63,7 @@ class U2Net(nn.Module):
             "divide": divide,
             "dimensions": 2,
         }
+        self.stride = (32, 32)
         down = [(height, inner // divide, outer // divide) for height, inner, outer in ENCODER[:stages]]
         up = [(height, inner // divide, outer // divide) for height, inner, outer in DECODER[: stages - 1]]
         inputs = [in_channels, *(outer for _, _, outer in down)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale.formats import open_volume
+from tomoscale.formats import Source, opened
 from tomoscale.kernels.row_runs import Connectivity
 from tomoscale.objects.joining import Joined, Tables
 from tomoscale.objects.passes import Operation, Output, remembered, run_passes
@@ -17,8 +17,6 @@ from tomoscale.objects.ranking import rank
 from tomoscale.places import Place, place
 from tomoscale.volume import Volume
 from tomoscale.work import Work
-
-Source = Volume | str | Place
 
 
 def components(
@@ -60,7 +58,7 @@ def components(
     PlanError
         If memory or disk do not allow it, or the output was begun by another command.
     """
-    volume = source if isinstance(source, Volume) else open_volume(source)
+    volume = opened(source)
     selection = Selection(connectivity, classes, multilabel)
     operation = Operation("components", selection, _number, on_source=False)
     return run_passes(operation, volume, Output(place(target), "labels", np.dtype(np.uint32)), work or Work())

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import shutil
 
-from tomoscale.commands import opened
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.line_distance import distance_by_axis
-from tomoscale.parts import finished_before as finished_before
-from tomoscale.parts import made_of as made_of
-from tomoscale.parts import parts_of as parts_of
+from tomoscale.parts import finished_before, made_of, parts_of
 from tomoscale.places import Place, place
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work
-
-Source = Volume | str | Place
 
 
 def distance(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale.formats import open_volume
+from tomoscale.formats import Source, opened
 from tomoscale.kernels.row_runs import Connectivity
 from tomoscale.objects.decisions import fill, from_size, inside, keep, keep_n_largest, outside, paint_outer, surround
 from tomoscale.objects.passes import Decide, Operation, Output, run_passes
@@ -20,8 +20,6 @@ from tomoscale.objects.pieces import Selection
 from tomoscale.places import Place, place
 from tomoscale.volume import Kind, Volume
 from tomoscale.work import Work
-
-Source = Volume | str | Place
 
 
 def remove_small(  # noqa: PLR0913 -- what an object is, and from which size on it stays
@@ -268,7 +266,7 @@ def _filter(  # noqa: PLR0913 -- an operation, taken apart
 
 
 def _opened(source: Source, selection: Selection) -> Volume:
-    volume = source if isinstance(source, Volume) else open_volume(source)
+    volume = opened(source)
     selection.check(volume)
     return volume
 

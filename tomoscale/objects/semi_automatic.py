@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from tomoscale.arrays import Array, to_host
-from tomoscale.commands import CLASSES, opened
+from tomoscale.commands import CLASSES
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Block, Halo
 from tomoscale.kernels.gradient import gradient_magnitude
 from tomoscale.kernels.ranges import Range, classes_of_ranges
@@ -34,9 +35,10 @@ from tomoscale.measures.greys import HALF, values_of
 from tomoscale.measures.intensity import histogram
 from tomoscale.measures.otsu import otsu_thresholds
 from tomoscale.measures.population import Population
-from tomoscale.objects.distance import Source, finished_before, known_voxel_size, made_of, parts_of
+from tomoscale.objects.distance import known_voxel_size
 from tomoscale.objects.filters import remove_small
 from tomoscale.objects.watershed import identity, watershed
+from tomoscale.parts import finished_before, made_of, parts_of
 from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
 from tomoscale.refusals import check_agreement

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from tomoscale.commands import opened
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Block, Grid
 from tomoscale.kernels.flood import Shell
 from tomoscale.kernels.pits import PIT, fill_pits
 from tomoscale.kernels.row_runs import Connectivity
 from tomoscale.measures.greys import keys_of
 from tomoscale.objects.components import components, count_components
-from tomoscale.objects.distance import Source, distance, finished_before, known_voxel_size, parts_of
+from tomoscale.objects.distance import distance, known_voxel_size
 from tomoscale.objects.pieces import Selection
 from tomoscale.objects.rounds import Arrays, Borders, Settled, State, painting, run_rounds, with_block
 from tomoscale.objects.watershed import Flooding, flood_to, flooded_before, identity
+from tomoscale.parts import finished_before, parts_of
 from tomoscale.places import Place, place
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work, refuse_own_source

@@ -19,7 +19,7 @@ from tomoscale.arrays import Array, to_host
 from tomoscale.block_log import LOG
 from tomoscale.drafts import draft_of
 from tomoscale.errors import InputError, PlanError
-from tomoscale.formats import open_volume
+from tomoscale.formats import opened
 from tomoscale.geometry import Block, Grid
 from tomoscale.measures.object_sums import COLUMNS, HALO, sum_objects
 from tomoscale.objects.figures import Objects, figures
@@ -80,7 +80,7 @@ def object_table(source: Volume | str | Path, target: str | Path, *, work: Work 
     PlanError
         If the target exists and was not made by this command, or memory does not allow it.
     """
-    volume, target, work = source if isinstance(source, Volume) else open_volume(source), Path(target), work or Work()
+    volume, target, work = opened(source), Path(target), work or Work()
     _check(volume, target)
     assert volume.voxel_size_um is not None
     folder = target.with_name(f"{target.name}.parts")

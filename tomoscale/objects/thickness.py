@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tomoscale.commands import opened
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.ball import Ball, covering_ball, make_ball
 from tomoscale.kernels.line_distance import distance_by_axis
@@ -17,15 +17,8 @@ from tomoscale.kernels.mid_axes import mid_axes as mid_axes_kernel
 from tomoscale.kernels.thickness import thickness as thickness_kernel
 from tomoscale.kernels.thickness_cleanup import cleaned_thickness
 from tomoscale.measures.largest import sizes_of_integers, upper_bound
-from tomoscale.objects.distance import (
-    Source,
-    finished_before,
-    known_voxel_size,
-    made_of,
-    parts_of,
-    refuse_grey_values,
-    run_in_turn,
-)
+from tomoscale.objects.distance import known_voxel_size, refuse_grey_values, run_in_turn
+from tomoscale.parts import finished_before, made_of, parts_of
 from tomoscale.places import Place, place
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tomoscale.commands import Source, opened
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Shape
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.parts import parts_of

@@ -14,7 +14,7 @@ from tomoscale.ledger import read_plan
 from tomoscale.measures.population import Population
 from tomoscale.networks.bundle import Bundle, load_bundle
 from tomoscale.normalisation import made_by_normalise, range_of, scaling_of
-from tomoscale.objects.distance import parts_of
+from tomoscale.parts import parts_of
 from tomoscale.places import Place
 from tomoscale.plan import ledger_folder
 from tomoscale.segmentation.agreement import measured_agreement

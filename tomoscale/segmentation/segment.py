@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscale.commands import Source, opened
+from tomoscale.formats import Source, opened
 from tomoscale.places import Place, place
 from tomoscale.volume import Kind, Volume, ZarrArray
 from tomoscale.work import Work

@@ -18,7 +18,7 @@ from functools import partial
 
 from tomoscale.geometry import Grid, Shape
 from tomoscale.ledger import Ledger
-from tomoscale.objects.distance import finished_before, made_of, parts_of
+from tomoscale.parts import finished_before, made_of, parts_of
 from tomoscale.places import Place
 from tomoscale.plan import begun_block, ledger_folder, plan_map
 from tomoscale.segmentation.probabilities import ClassVolumes

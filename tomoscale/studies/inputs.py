@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tomoscale.commands import Source
 from tomoscale.errors import InputError
-from tomoscale.formats import open_volume
+from tomoscale.formats import Source, open_volume
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.ball import make_ball
 from tomoscale.refusals import check_agreement

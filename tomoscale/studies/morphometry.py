@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 import tomoscale
-from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Grid, Spacing
 from tomoscale.ledger import read_plan
 from tomoscale.measures.intercepts import intercepts

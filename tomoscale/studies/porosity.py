@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 import tomoscale
-from tomoscale.commands import Source, normalise, opened
+from tomoscale.commands import normalise
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Grid, Spacing
 from tomoscale.kernels.row_runs import Connectivity
 from tomoscale.measures import fraction

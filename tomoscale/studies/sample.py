@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 import tomoscale
-from tomoscale.commands import CLASSES, Source, opened
+from tomoscale.commands import CLASSES
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Spacing
 from tomoscale.measures.class_histogram import centres
 from tomoscale.measures.cylinder import cylinder_around
