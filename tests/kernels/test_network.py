@@ -27,12 +27,7 @@ blocks = st.tuples(st.integers(1, 4), st.integers(7, 50), st.integers(7, 50))
 NETWORKS = {"depth 1": (1, 3, 2), "depth 2": (2, 2, 2), "depth 3": (3, 2, 2), "volume": (1, 2, 3)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

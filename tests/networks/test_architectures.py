@@ -50,13 +50,12 @@ class Sharp(nn.Module):
 SHARP = {"in_channels": 1, "n_classes": 4, "dimensions": 2, "width": 3}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def same_weights():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -8,13 +8,7 @@ from tests.networks.random import random_network
 from tomoscale.networks.reach import Reach, probe
 from tomoscale.networks.unet import extent
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])

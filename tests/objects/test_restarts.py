@@ -16,8 +16,7 @@ from tests.blocks import seeds
 from tests.objects.by_blocks import ranked
 from tests.objects.test_components import connectivities, number_by_blocks
 from tests.objects.test_distance import stored
-from tomoscale.driver import Driver
-from tomoscale.errors import Interrupted
+from tests.stopping import stopped_again_and_again
 from tomoscale.objects.components import components
 from tomoscale.objects.distance import distance
 from tomoscale.objects.filters import fill_holes, keep_largest, remove_small, replace_islands
@@ -67,24 +66,10 @@ def inner_chunks(path: Path) -> dict[tuple[int, ...], bytes]:
 @pytest.mark.parametrize("name", MADE)
 def test_two_tilings_write_the_same_chunks_and_so_does_a_run_that_is_stopped_again_and_again(tmp_path, source, name):
     whole = MADE[name](source, tmp_path / "whole.zarr", Work(block_shape=TILINGS[1], progress=False))
-    record, stops = Driver._record, [0]
-
-    def stopping(driver, outcome):
-        record(driver, outcome)
-        stops[0] += 1
-        if stops[0] % 3 == 0:
-            raise KeyboardInterrupt
-
-    for _ in range(60):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Driver, "_record", stopping)
-            try:
-                MADE[name](source, tmp_path / "stopped.zarr", Work(block_shape=TILINGS[0], progress=False))
-            except Interrupted:
-                continue
-        break
+    work = Work(block_shape=TILINGS[0], progress=False)
+    _, done = stopped_again_and_again(lambda: MADE[name](source, tmp_path / "stopped.zarr", work), 3, 60)
     assert open_zarr(tmp_path / "stopped.zarr").storage.shard_shape != whole.storage.shard_shape
-    assert stops[0] >= 12
+    assert done >= 12
     chunks = inner_chunks(tmp_path / "whole.zarr")
     assert len(chunks) == 6
     assert inner_chunks(tmp_path / "stopped.zarr") == chunks

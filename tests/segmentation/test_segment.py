@@ -23,12 +23,7 @@ SHAPE = (9, 30, 34)
 WINDOWS = Windows((8, 12), 0.5, "gaussian", "logits", (1,))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

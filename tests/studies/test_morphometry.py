@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from scipy import ndimage
 from skimage.measure import euler_number as skimage_euler_number
 
-from tomoscale.driver import Driver
-from tomoscale.errors import InputError, Interrupted
+from tests.stopping import stopped_again_and_again
+from tomoscale.errors import InputError
 from tomoscale.memory_array import MemoryArray
 from tomoscale.studies.morphometry import morphometry, table
 from tomoscale.volume import Volume
@@ -259,26 +260,12 @@ def test_files_say_what_the_results_say(sponge):
     assert all("plate model" in q["name"] for q in content["quantities"] if "_plate" in q["symbol"])
 
 
-def test_a_stopped_morphometry_goes_on(sponge, tmp_path, monkeypatch):
+def test_a_stopped_morphometry_goes_on(sponge, tmp_path):
     labels, _, found, _ = sponge
-    record, stops = Driver._record, [0]
-
-    def stopping(driver, outcome):
-        record(driver, outcome)
-        stops[0] += 1
-        if stops[0] % 7 == 0:
-            raise KeyboardInterrupt
-
-    for _ in range(20):
-        with monkeypatch.context() as patch:
-            patch.setattr(Driver, "_record", stopping)
-            try:
-                resumed = measured(labels, tmp_path, block_shape=(16, 64, 64), mid_axes=True)[0]
-            except Interrupted:
-                continue
-        break
-    assert stops[0] > 14
-    assert resumed == found
+    again = partial(measured, labels, tmp_path, block_shape=(16, 64, 64), mid_axes=True)
+    resumed, done = stopped_again_and_again(again, 7, 20)
+    assert done > 14
+    assert resumed[0] == found
 
 
 def test_plans_are_shown_and_nothing_is_written(sponge, tmp_path, capsys):

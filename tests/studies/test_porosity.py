@@ -12,8 +12,8 @@ import pytest
 from scipy import ndimage
 from skimage.measure import regionprops
 
-from tomoscale.driver import Driver
-from tomoscale.errors import InputError, Interrupted
+from tests.stopping import stopped_again_and_again
+from tomoscale.errors import InputError
 from tomoscale.formats import open_volume
 from tomoscale.kernels.classes import map_labels
 from tomoscale.memory_array import MemoryArray
@@ -183,25 +183,10 @@ def test_every_tiling_gives_the_same_table_and_numbers(measured, tmp_path):
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_stopped_study_goes_on(measured, tmp_path, monkeypatch):
+def test_a_stopped_study_goes_on(measured, tmp_path):
     labels, folder, *_ = measured
-    record, stops = Driver._record, [0]
-
-    def stopping(driver, outcome):
-        record(driver, outcome)
-        stops[0] += 1
-        if stops[0] % 6 == 0:
-            raise KeyboardInterrupt
-
-    for _ in range(20):
-        with monkeypatch.context() as patch:
-            patch.setattr(Driver, "_record", stopping)
-            try:
-                porosity(volume(labels), tmp_path, work=quiet((16, 64, 64)))
-            except Interrupted:
-                continue
-        break
-    assert stops[0] > 12
+    _, done = stopped_again_and_again(lambda: porosity(volume(labels), tmp_path, work=quiet((16, 64, 64))), 6, 20)
+    assert done > 12
     assert (tmp_path / "cells.csv").read_bytes() == (folder / "cells.csv").read_bytes()
 
 
