@@ -13,10 +13,11 @@ import torch
 
 from tests.networks.random import card, random_network
 from tomoscale.errors import InputError
-from tomoscale.networks.bundle import CARD, WEIGHTS, load_bundle, save_bundle
+from tomoscale.networks.bundle import CARD, load_bundle, save_bundle
 from tomoscale.networks.card import Card, ModelClass, Normalisation, Windows
 from tomoscale.networks.description import facts, in_words, normalisation_in_words, windows_in_words
 from tomoscale.networks.reach import Reach
+from tomoscale.networks.weights import WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,9 @@ from tomoscale.networks.arguments import check_input
 from tomoscale.networks.card import Card, ModelClass, card_of
 from tomoscale.networks.description import as_html, facts
 from tomoscale.networks.reach import Reach
-from tomoscale.networks.weights import bytes_of, read_weights, write_weights
+from tomoscale.networks.weights import bytes_of, read_weights, weights_name, write_weights
 
 FORMAT = "tomoscale model 2"
-WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 MAX_CARD_BYTES = 2**20
 
@@ -196,11 +195,6 @@ def load_bundle(path: str | Path) -> Bundle:
     for member in range(bundle.members):
         _read_member(bundle, member)
     return bundle
-
-
-def weights_name(member: int, members: int) -> str:
-    """Name of the file that holds the weights of a member."""
-    return WEIGHTS if members == 1 else f"weights.{member}.safetensors"
 
 
 def _remove_remains(partial: Path) -> None:

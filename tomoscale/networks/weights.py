@@ -13,6 +13,7 @@ from torch import nn
 
 from tomoscale.errors import InputError
 
+WEIGHTS = "weights.safetensors"
 MAX_WEIGHTS_BYTES = 16 * 2**30
 MAX_HEADER_BYTES = 2**20
 
@@ -111,3 +112,8 @@ def sha256_of(file: Path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weights_name(member: int, members: int) -> str:
+    """Name of the file that holds the weights of a member."""
+    return WEIGHTS if members == 1 else f"weights.{member}.safetensors"
