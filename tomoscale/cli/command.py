@@ -7,8 +7,10 @@ so adding one is one line in the module of its command.
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tomoscale.cli import values
@@ -78,6 +80,15 @@ class Command:
 def option(*names: str, group: str = "", **how: Any) -> Option:
     """Name an argument or an option, with the keywords of `argparse.ArgumentParser.add_argument`."""
     return Option(names, how, group)
+
+
+def lazily(module: str, name: str) -> Callable[..., Any]:
+    """Function that is imported when a command runs: help and completion pay for none."""
+    return partial(_call, module, name)
+
+
+def _call(module: str, name: str, **how: Any) -> Any:
+    return getattr(importlib.import_module(f"tomoscale.{module}"), name)(**how)
 
 
 def flag(name: str, text: str) -> Option:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
-from tomoscale.cli.command import SOURCE, TARGET, Command, flag, option
+from tomoscale.cli.command import SOURCE, TARGET, Command, flag, lazily, option
 from tomoscale.cli.objects import CLASSES, CONNECTIVITY
 from tomoscale.cli.results import of_volume
 
@@ -65,12 +65,6 @@ def _semi_automatic(  # noqa: PLR0913 -- markers are painted, or made of ranges
     seeds = Seeds(metal, layer, rest, min_marker_voxels) if markers is None else markers
     volume = semi_automatic(source, target, markers=seeds, work=work, **how)
     return volume if work.plan_only else {**of_volume(volume), "bone_above": threshold_used(target)}
-
-
-def _gradient(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.semi_automatic import gradient
-
-    return gradient(source, target, work=work, **how)
 
 
 def _thresholds(source: Any, record: Path, *, work: Work, **how: Any) -> Any:
@@ -166,7 +160,7 @@ COMMANDS = (
         "gradient",
         "write how steep the grey values of a scan are: a relief to flood",
         "gradient scan.zarr steep.zarr --sigma 10um",
-        _gradient,
+        lazily("objects.semi_automatic", "gradient"),
         SOURCE,
         TARGET,
         SIGMA,

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
-from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, option
+from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, lazily, option
 from tomoscale.cli.volume_options import MODEL
 
 if TYPE_CHECKING:
-    from tomoscale.volume import Volume
     from tomoscale.work import Work
 
 CLASSES = option(
@@ -49,48 +48,6 @@ MAX_RADIUS = option(
 MULTILABEL = flag("--multilabel", "only neighbours of equal label hang together; else all classes are one object")
 
 
-def _components(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.components import components
-
-    return components(source, target, work=work, **how)
-
-
-def _remove_small(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.filters import remove_small
-
-    return remove_small(source, target, work=work, **how)
-
-
-def _keep_largest(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.filters import keep_largest
-
-    return keep_largest(source, target, work=work, **how)
-
-
-def _replace_islands(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.filters import replace_islands
-
-    return replace_islands(source, target, work=work, **how)
-
-
-def _fill_holes(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.filters import fill_holes
-
-    return fill_holes(source, target, work=work, **how)
-
-
-def _distance(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.distance import distance
-
-    return distance(source, target, work=work, **how)
-
-
-def _thickness(source: Any, target: Path, *, work: Work, **how: Any) -> Volume:
-    from tomoscale.objects.thickness import thickness
-
-    return thickness(source, target, work=work, **how)
-
-
 def _object_table(source: Any, target: Path, *, work: Work) -> dict[str, Path] | None:
     from tomoscale.objects.table import object_table
 
@@ -98,22 +55,10 @@ def _object_table(source: Any, target: Path, *, work: Work) -> dict[str, Path] |
     return None if work.plan_only else {"table": table}
 
 
-def _morphometry(labels: Any, folder: Path, *, work: Work, **how: Any) -> Any:
-    from tomoscale.studies.morphometry import morphometry
-
-    return morphometry(labels, folder, work=work, **how)
-
-
 def _morphometry_table(content: dict[str, Any]) -> dict[str, str]:
     from tomoscale.studies.morphometry import table
 
     return table(content)
-
-
-def _porosity(source: Any, folder: Path, *, work: Work, **how: Any) -> Any:
-    from tomoscale.studies.porosity import porosity
-
-    return porosity(source, folder, work=work, **how)
 
 
 def _porosity_table(content: dict[str, Any]) -> dict[str, str]:
@@ -130,7 +75,7 @@ COMMANDS = (
         "components",
         "number the connected components of labels or a mask",
         "components clean.zarr objects.zarr --classes 3",
-        _components,
+        lazily("objects.components", "components"),
         CLASSES,
         CONNECTIVITY,
         MULTILABEL,
@@ -139,7 +84,7 @@ COMMANDS = (
         "remove-small",
         "remove objects that are smaller than a number of voxels",
         "remove-small clean.zarr large.zarr --min-voxels 100",
-        _remove_small,
+        lazily("objects.filters", "remove_small"),
         option("--min-voxels", type=values.positive, required=True, metavar="N", help="size from which on they stay"),
         CLASSES,
         CONNECTIVITY,
@@ -149,7 +94,7 @@ COMMANDS = (
         "keep-largest",
         "keep the largest objects alone",
         "keep-largest clean.zarr bone.zarr --classes 3",
-        _keep_largest,
+        lazily("objects.filters", "keep_largest"),
         option("--number", dest="n", type=values.positive, default=1, metavar="N", help="how many stay (default 1)"),
         CLASSES,
         CONNECTIVITY,
@@ -159,7 +104,7 @@ COMMANDS = (
         "replace-islands",
         "give small islands of labels the label that surrounds them most",
         "replace-islands labels.zarr clean.zarr --min-voxels 100",
-        _replace_islands,
+        lazily("objects.filters", "replace_islands"),
         option(
             "--min-voxels",
             type=values.positive,
@@ -174,7 +119,7 @@ COMMANDS = (
         "fill-holes",
         "fill the holes of an object that do not reach the border",
         "fill-holes clean.zarr filled.zarr --classes 3",
-        _fill_holes,
+        lazily("objects.filters", "fill_holes"),
         CLASSES,
         CONNECTIVITY,
     ),
@@ -182,7 +127,7 @@ COMMANDS = (
         "distance",
         "write the exact distance of every voxel to an object, in micrometres",
         "distance clean.zarr far.zarr --classes 1,2",
-        _distance,
+        lazily("objects.distance", "distance"),
         CLASSES,
         flag("--inside", "the distance of the object's voxels to what lies outside it instead"),
     ),
@@ -190,7 +135,7 @@ COMMANDS = (
         "thickness",
         "write the local thickness of an object, in micrometres",
         "thickness clean.zarr thickness.zarr --classes 3",
-        _thickness,
+        lazily("objects.thickness", "thickness"),
         CLASSES,
         flag("--outside", "the thickness of all that is not of the object (separation)"),
         CORRECTION,
@@ -213,7 +158,7 @@ COMMANDS = (
         "study morphometry",
         "measure bone: volume, surface, thickness, separation, connectivity, anisotropy, porosity",
         "tomoscale study morphometry clean.zarr bone/ --max-radius 500um",
-        _morphometry,
+        lazily("studies.morphometry", "morphometry"),
         (
             option("labels", type=values.input_path, help="labels or a mask"),
             option("folder", type=values.output_path, help="for the numbers, the maps and the records of the passes"),
@@ -248,7 +193,7 @@ COMMANDS = (
         "study porosity",
         "measure the voids of bone: porosity, and each cell with its volume and thickness",
         "tomoscale study porosity clean.zarr voids/ --bone 3 --void 0",
-        _porosity,
+        lazily("studies.porosity", "porosity"),
         (
             option("source", type=values.input_path, help="labels, or with --model a scan"),
             option("folder", type=values.output_path, help="for the numbers, the tables and the report"),

@@ -26,7 +26,7 @@ from tomoscale.phantom import Phantom
 from tomoscale.places import replace_text
 from tomoscale.report.page import page, table, text
 from tomoscale.segmentation.segment import segment
-from tomoscale.studies.published import IOU_OF_MODELS, METRICS_OF_MODELS, PublishedTable
+from tomoscale.studies.published import IOU_OF_MODELS, METRICS_OF_MODELS, printed
 from tomoscale.studies.sample import measure
 from tomoscale.studies.tables import csv_text, over_samples, paper_table
 from tomoscale.training.cross_validation import CrossValidation, cross_validate
@@ -262,17 +262,9 @@ def _page(
         [["" if c is None else text(c) for c in row] for row in rest],
         numbers=range(2, len(head)),
     )
-    body += "<h2>Published for comparison</h2>\n" + _printed(IOU_OF_MODELS) + _printed(METRICS_OF_MODELS)
+    body += "<h2>Published for comparison</h2>\n" + printed(IOU_OF_MODELS) + printed(METRICS_OF_MODELS)
     return page("Networks compared", f"<h1>Networks compared</h1>\n{body}")
 
 
 def _numbers(value: Mapping[str, Any]) -> dict[str, Any]:
     return {k: float("nan") if v is None else v for k, v in value.items()}
-
-
-def _printed(published: PublishedTable) -> str:
-    return table(
-        f"{text(published.title)}. {text(published.source)}. {text(published.note)}",
-        [text(c) for c in published.columns],
-        [[text(c) for c in row] for row in published.rows],
-    )

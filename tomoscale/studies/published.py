@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tomoscale.report.page import table, text
+
 S1 = "Lopes Marinho et al. 2024, Front. Phys. 12, 1257512, doi:10.3389/fphy.2024.1257512"
 S2 = "Baltruschat et al. 2021, Sci. Rep. 11, 24237, doi:10.1038/s41598-021-03542-y"
 
@@ -28,6 +30,15 @@ class PublishedTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+
+def printed(published: PublishedTable) -> str:
+    """Table for a page of HTML."""
+    return table(
+        text(f"{published.title}. {published.source}. {published.note}"),
+        [text(c) for c in published.columns],
+        [[text(c) for c in row] for row in published.rows],
+    )
 
 
 _MODELS = ("U-Net", "HR-Net", "U2-Net", "Scaled U-Net", "2D nnU-Net", "3D nnU-Net")

@@ -22,8 +22,8 @@ from tomoscale.networks.cost import cost_of
 from tomoscale.places import replace_text
 from tomoscale.report.charts import line_chart
 from tomoscale.report.figures import Chart
-from tomoscale.report.page import chart, page, table, text
-from tomoscale.studies.published import IOU_OF_SCALING
+from tomoscale.report.page import chart, page, table
+from tomoscale.studies.published import IOU_OF_SCALING, printed
 from tomoscale.studies.tables import csv_text
 from tomoscale.training.cross_validation import CrossValidation, cross_validate
 from tomoscale.training.fold_table import ALL, FOREGROUND
@@ -163,11 +163,7 @@ def write_tables(folder: Path, rows: Sequence[dict[str, Any]], folds: int | None
         "cost of the networks",
         "A line for each depth; FLOPs count multiplications and additions of convolutions.",
     )
-    body += table(
-        text(f"{IOU_OF_SCALING.title}. {IOU_OF_SCALING.source}. {IOU_OF_SCALING.note}"),
-        list(IOU_OF_SCALING.columns),
-        [[text(c) for c in row] for row in IOU_OF_SCALING.rows],
-    )
+    body += printed(IOU_OF_SCALING)
     replace_text(folder / "report.html", page("Scaling", f"<h1>Scaling of the U-Net</h1>\n{body}"))
     return {"output": str(folder), "plot": str(folder / "scaling.svg"), "report": str(folder / "report.html")}
 
