@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.formats.written import VALUES, by_hand, write_by_itk
 from tomoscale.errors import InputError
 from tomoscale.formats import open_volume
 from tomoscale.formats.metaimage import DTYPES, open_metaimage
 
-VALUES = np.random.default_rng(0).integers(0, 120, (5, 6, 7)).astype("u2")
-HEADER = """ObjectType = Image
+write_by_hand = by_hand("""ObjectType = Image
 NDims = 3
 BinaryData = True
 BinaryDataByteOrderMSB = False
@@ -22,24 +22,7 @@ ElementSpacing = 0.00065 0.002 0.003
 DimSize = 7 6 5
 ElementType = MET_USHORT
 ElementDataFile = LOCAL
-"""
-
-
-def write_by_itk(path, values, *, spacing_mm=(0.00065, 0.002, 0.003), compressed=False):
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing(spacing_mm)
-    sitk.WriteImage(image, str(path), useCompression=compressed)
-    return path
-
-
-def write_by_hand(path, data=None, *replacements):
-    """Header with some of its text replaced, and the voxels."""
-    text = HEADER
-    for old, new in replacements:
-        assert old in text
-        text = text.replace(old, new)
-    path.write_bytes(text.encode() + (VALUES.tobytes() if data is None else data))
-    return path
+""")
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.formats.written import VALUES, by_hand, write_by_itk
 from tomoscale.errors import InputError
 from tomoscale.formats import open_volume
 
-VALUES = np.random.default_rng(0).integers(0, 120, (5, 6, 7)).astype("u2")
-HEADER = """NRRD0004
+write_by_hand = by_hand("""NRRD0004
 # made by hand
 type: unsigned short
 dimension: 3
@@ -23,24 +23,7 @@ endian: little
 encoding: raw
 who:=somebody: else
 
-"""
-
-
-def write_by_itk(path, values, *, compressed=False):
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing((0.00065, 0.002, 0.003))
-    sitk.WriteImage(image, str(path), useCompression=compressed)
-    return path
-
-
-def write_by_hand(path, data=None, *replacements):
-    """Header with some of its text replaced, and the voxels."""
-    text = HEADER
-    for old, new in replacements:
-        assert old in text
-        text = text.replace(old, new)
-    path.write_bytes(text.encode() + (VALUES.tobytes() if data is None else data))
-    return path
+""")
 
 
 @pytest.mark.parametrize("compressed", [False, True])
