@@ -12,7 +12,7 @@ from tomoscale.step import Kernel
 from tomoscale.volume import Volume, ZarrArray
 
 if TYPE_CHECKING:
-    from tomoscale.plan import Plan
+    from tomoscale.projection import Plan
 
 CHUNK_VOXELS = 64
 """Edge of an inner chunk: a margin then costs 1.4-2x decoding, where chunks as large as shards would cost 27x."""

@@ -14,7 +14,7 @@ from tomoscale.geometry import AXES, Shape, three
 from tomoscale.volume import Volume
 
 if TYPE_CHECKING:
-    from tomoscale.plan import Plan
+    from tomoscale.projection import Plan
 
 
 def check_agreement(volumes: Mapping[str, Volume]) -> None:

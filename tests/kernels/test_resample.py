@@ -18,7 +18,7 @@ from tomoscale.geometry import Grid
 from tomoscale.kernels.filters import clip_and_scale, gaussian
 from tomoscale.kernels.resample import bin_mean, resample, scale_factor
 from tomoscale.kernels.sampling import sampling_table
-from tomoscale.plan import DEVICE_FACTOR
+from tomoscale.projection import DEVICE_FACTOR
 
 FACTOR = (2.4, 0.8, 1.0)
 KERNELS = [

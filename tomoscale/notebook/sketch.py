@@ -16,7 +16,7 @@ from tomoscale.refusals import shape_text, size
 from tomoscale.report.page import text
 
 if TYPE_CHECKING:
-    from tomoscale.plan import Plan
+    from tomoscale.projection import Plan
 
 SIDE = 150
 """Longest side of a drawn block, in pixels."""
