@@ -37,12 +37,15 @@ class GreyWindows:
         Of the network: slices are a batch for two dimensions, each shown with its neighbours; the first and the last
         slice of the volume stand for those beyond.
     scaling : Scaling or None
+    axes : tuple of int
+        Axis of the volume that is each axis of the network.
     """
 
     shape: Shape
     dimensions: int
     in_slices: int
     scaling: Scaling | None
+    axes: Shape = (0, 1, 2)
 
     @classmethod
     def of(cls, bundle: Bundle, shape: Shape, scaling: Scaling | None) -> GreyWindows:
@@ -55,7 +58,9 @@ class GreyWindows:
         """
         if bundle.arguments["in_channels"] != 1:
             raise ValueError(f"the network takes {bundle.arguments['in_channels']} channels, a volume has one")
-        return cls(shape, bundle.dimensions, int(bundle.arguments.get("in_slices", 1)), scaling)
+        windows = bundle.card.windows
+        axes = (0, 1, 2) if windows is None else windows.axes
+        return cls(shape, bundle.dimensions, int(bundle.arguments.get("in_slices", 1)), scaling, axes)
 
     @property
     def around(self) -> int:
@@ -64,7 +69,8 @@ class GreyWindows:
 
     def batch_shape(self, window: Shape) -> tuple[int, ...]:
         """Shape of a window of (z, y, x) voxels as the network takes it."""
-        return (window[0], self.in_slices, *window[1:]) if self.dimensions == 2 else (1, 1, *window)
+        first, *others = (window[axis] for axis in self.axes)
+        return (first, self.in_slices, *others) if self.dimensions == 2 else (1, 1, first, *others)
 
     def check(self, values: Array, block: Block) -> None:
         """Refuse what no network takes.
@@ -115,7 +121,7 @@ class GreyWindows:
         if self.scaling is not None:
             self.scaling.apply(view)
         if self.in_slices == 1:
-            return padded.reshape(self.batch_shape(window))
+            return xp.ascontiguousarray(padded.transpose(self.axes)).reshape(self.batch_shape(window))
         shown = np.arange(z.start, z.stop)[:, None] + np.arange(-self.around, self.around + 1)
         return padded[np.clip(shown, 0, self.shape[0] - 1) - slices.start]
 

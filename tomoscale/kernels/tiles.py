@@ -84,8 +84,14 @@ def tiles_of(bundle: Bundle, shape: Shape, tile_shape: Shape | None, margin: Sha
     Raises
     ------
     ValueError
-        If a tile is not a multiple of the network's stride.
+        If a tile is not a multiple of the network's stride, or the network is defined on windows alone.
     """
+    windows = bundle.card.windows
+    if windows is not None and (windows.axes != (0, 1, 2) or windows.regions):
+        raise ValueError(
+            f"{bundle.card.name!r} labels regions, or slices across another axis than z, which its windows alone do: leave "
+            "tiles and planes out"
+        )
     missing = 3 - bundle.dimensions
     stride, before, after = (
         three((*((fill,) * missing), *values))

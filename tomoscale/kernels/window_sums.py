@@ -13,7 +13,8 @@ sum is the mean itself, needs no division, and stays in range:
 
 ``logits``
     of a voxel are taken relative to its largest, which changes no label and no probability, and differences of more than
-    2047 count as 2047; one step is 2**-20, finer than float32 at logits of 16.
+    2047 count as 2047; one step is 2**-20, finer than float32 at logits of 16. Those of regions that may overlap are taken
+    as they are, from -2047 to 2047.
 ``probabilities``
     one step is 2**-30.
 """
@@ -47,6 +48,7 @@ from tomoscale.kernels.network import (
 from tomoscale.kernels.scaling import Scaling
 from tomoscale.kernels.tiles import activation_bytes
 from tomoscale.networks.bundle import Bundle
+from tomoscale.networks.card import Windows
 from tomoscale.networks.runtime import Forward, window_threads
 from tomoscale.networks.windows import WindowGrid
 from tomoscale.step import Counts, Kernel
@@ -100,7 +102,9 @@ def window_inference(  # noqa: PLR0913 -- each is one decision that the result o
     grid = WindowGrid(shape, bundle.card.windows)
     windows = GreyWindows.of(bundle, shape, scaling)
     target = class_of(bundle, output)
-    n_classes = len(bundle.classes)
+    n_classes = bundle.card.outputs
+    if target is not None and grid.windows.regions:
+        raise ValueError(f"{output!r} is a region that others lie over: such a network gives labels alone")
     window = _window_bytes(bundle, windows.batch_shape(grid.window))
     values = 4 * n_classes * int(np.prod(grid.window))
     at_once = runtime.windows_at_once(window + 4 * values)
@@ -125,6 +129,8 @@ def window_inference(  # noqa: PLR0913 -- each is one decision that the result o
             "weights": grid.windows.weights,
             "average": grid.windows.average,
             "mirror_axes": list(grid.windows.mirror_axes),
+            "axes": list(grid.windows.axes),
+            "regions": list(grid.windows.regions),
             "windows": len(grid),
         },
         located=True,
@@ -134,21 +140,30 @@ def window_inference(  # noqa: PLR0913 -- each is one decision that the result o
     )
 
 
-def probabilities_of(sums: Array, average: str) -> Array:
-    """Probabilities of sums of steps of all windows: (classes, z, y, x) float32."""
+def probabilities_of(sums: Array, windows: Windows) -> Array:
+    """Probabilities of sums of steps of all windows: (outputs, z, y, x) float32; of regions, of each by itself."""
     xp = namespace_for(sums)
-    step = np.float32(2.0 ** -BITS[average])
-    if average == "probabilities":
+    step = np.float32(2.0 ** -BITS[windows.average])
+    if windows.average == "probabilities":
         return xp.minimum(sums.astype(np.float32) * step, np.float32(1))
+    if windows.regions:
+        # Each quotient is at most 1, so that nothing overflows.
+        fall = xp.exp(-xp.abs(sums).astype(np.float32) * step)
+        return xp.where(sums > 0, 1, fall) / (1 + fall)
     # Not torch's softmax: its vector instructions round the ends of rows otherwise, and rows are the block's here.
     shares = xp.exp((sums - sums.max(axis=0)).astype(np.float32) * step)
     shares /= shares.sum(axis=0)
     return shares
 
 
-def labels_of(sums: Array) -> Array:
-    """Classes of the largest sums, the smallest where several are equal: (z, y, x) uint8."""
-    return namespace_for(sums).from_dlpack(first_largest(from_dlpack(sums)))
+def labels_of(sums: Array, regions: tuple[int, ...]) -> Array:
+    """Classes of the largest sums, the smallest where several are equal, or of the regions: (z, y, x) uint8."""
+    if not regions:
+        return namespace_for(sums).from_dlpack(first_largest(from_dlpack(sums)))
+    labels = namespace_for(sums).zeros(sums.shape[1:], np.uint8)
+    for number, written in enumerate(regions):
+        labels[sums[number] > 0] = written
+    return labels
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,7 @@ class _WindowInference:
         chosen = self.grid.touching(block.write) if self.hand_over is None else self.grid.owned(block.write)
         region = block.write if self.hand_over is None else _hull(block.write, self.grid.extent(chosen))
         device, forwards, threads = start(self.bundle, self.runtime, self.at_once, values)
-        sums = torch.zeros((len(self.bundle.classes), *region_shape(region)), dtype=torch.int32, device=device)
+        sums = torch.zeros((self.bundle.card.outputs, *region_shape(region)), dtype=torch.int32, device=device)
         adding = threading.Lock()
 
         def compute(index: Index) -> bool:
@@ -185,16 +200,16 @@ class _WindowInference:
         return self._result(found, block, region), counts_of(len(places), constant)
 
     def _result(self, sums: Array, block: Block, region: Region) -> Array:
-        average = self.grid.windows.average
+        windows = self.grid.windows
         own = sums[:, *shift(block.write, tuple(-r.start for r in region))]
         if self.hand_over is not None:
             self.hand_over(block, sums, region)
         if self.target is None and self.sink is None:
-            return labels_of(own)
-        shares = probabilities_of(own, average)
+            return labels_of(own, windows.regions)
+        shares = probabilities_of(own, windows)
         if self.sink is not None:
             self.sink(block, shares)
-        return labels_of(own) if self.target is None else shares[self.target]
+        return labels_of(own, windows.regions) if self.target is None else shares[self.target]
 
     def _window(
         self, index: Index, values: Array, block: Block, device: str, forwards: tuple[Forward, ...]
@@ -221,12 +236,17 @@ class _WindowInference:
             total = found if total is None else total + found
         assert total is not None
         mean = by_class(total / (len(forwards) * len(mirrors)), self.windows.dimensions)
+        mean = mean.permute(0, *(1 + self.windows.axes.index(axis) for axis in range(3)))
         if not bool(torch.isfinite(mean).all()):
             raise InputError(
                 f"the network gives NaN or infinity for the window at z, y, x {tuple(r.start for r in real)}: its grey values "
                 "are not scaled as it was trained, or the precision is too low; try precision float32"
             )
-        return mean if averaged == "probabilities" else (mean - mean.amax(0)).clamp_(min=-LARGEST_DIFFERENCE)
+        if averaged == "probabilities":
+            return mean
+        if self.grid.windows.regions:
+            return mean.clamp_(-LARGEST_DIFFERENCE, LARGEST_DIFFERENCE)
+        return (mean - mean.amax(0)).clamp_(min=-LARGEST_DIFFERENCE)
 
     def _steps(self, index: Index, window: torch.Tensor, region: Region) -> tuple[torch.Tensor, Region]:
         """What a window adds to the sums of a region, int32, and where in it."""

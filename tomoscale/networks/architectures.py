@@ -40,6 +40,7 @@ from tomoscale.networks.hrnet import HRNet
 from tomoscale.networks.libraries import LIBRARIES, make_of_library
 from tomoscale.networks.msd import MixedScaleDense
 from tomoscale.networks.nnunet import PlainConvUNet
+from tomoscale.networks.nnunet_residual import ResidualEncoderUNet
 from tomoscale.networks.reach import DEFAULT_UNIT, Reach, probe
 from tomoscale.networks.sensor3d import Sensor3D
 from tomoscale.networks.tomoseg_unet import TomoSegUNet
@@ -52,6 +53,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "hrnet": HRNet,
     "u2net": U2Net,
     "nnunet": PlainConvUNet,
+    "nnunet_residual": ResidualEncoderUNet,
     "sensor3d": Sensor3D,
     "msd": MixedScaleDense,
 }

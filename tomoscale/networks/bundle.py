@@ -157,8 +157,7 @@ def save_bundle(
         raise ValueError(f"{path} exists: a bundle is never overwritten, choose another path or remove it")
     members = [module] if isinstance(module, nn.Module) else list(module)
     architecture, arguments = common_of(members)
-    if arguments["n_classes"] != len(card.classes):
-        raise ValueError(f"the network has {arguments['n_classes']} outputs but card.classes names {len(card.classes)}")
+    card.check_network(arguments)
     reach = reach or reach_of(members[0])
     partial = path.with_name(path.name + ".partial")
     _remove_remains(partial)
@@ -243,8 +242,7 @@ def _bundle_of(path: Path, document: dict[str, Any], card_sha256: str) -> Bundle
     architecture, arguments, extents = document["architecture"], document["arguments"], document["reach_voxels"]
     made = arguments_of(_skeleton(architecture, arguments))
     check_input(made)
-    if made["n_classes"] != len(card.classes):
-        raise ValueError(f"{len(card.classes)} classes but {made['n_classes']} outputs")
+    card.check_network(made)
     numbers = {key: tuple(int(v) for v in values) for key, values in extents.items() if key != "local"}
     reach = Reach(**numbers, local=bool(extents["local"]))
     if len(reach.stride) != made["dimensions"]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tomoscale.geometry import Spacing
+from tomoscale.geometry import Shape, Spacing, three
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,12 @@ class Windows:
         What is averaged, over windows, mirrorings and members alike.
     mirror_axes : tuple of int
         Axes of the network that are mirrored at inference: the mean over all combinations.
+    axes : tuple of int
+        Axis of the volume, 0 to 2 for z, y, x, that is each axis of the network. For a network of two dimensions the first
+        is the one across which slices lie: (1, 0, 2) labels slices of z and x, one after the other along y.
+    regions : tuple of int
+        Class that each output writes where its mean logit is above 0 (its probability above 0.5), in this order, over
+        what is written before; what none writes is class 0. Empty: each output is a class, and the largest wins.
     """
 
     shape: tuple[int, ...]
@@ -89,6 +95,8 @@ class Windows:
     weights: Literal["gaussian", "uniform"] = "gaussian"
     average: Literal["logits", "probabilities"] = "logits"
     mirror_axes: tuple[int, ...] = ()
+    axes: tuple[int, int, int] = (0, 1, 2)
+    regions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.shape) not in (2, 3) or not all(isinstance(n, int) and n >= 1 for n in self.shape):
@@ -105,6 +113,16 @@ class Windows:
             raise ValueError(
                 f"mirror_axes must be different, in order, and within {list(axes)}, got {self.mirror_axes}"
             )
+        if sorted(self.axes) != [0, 1, 2]:
+            raise ValueError(f"axes must be 0, 1 and 2 in some order, got {self.axes}")
+        if self.regions and (self.average != "logits" or min(self.regions) < 1):
+            raise ValueError(f"regions are classes from 1 on, of means of logits, got {self.regions}, {self.average!r}")
+
+    @property
+    def lengths(self) -> Shape:
+        """Voxels of a window along z, y and x of the volume."""
+        own = ((1,) * (3 - len(self.shape))) + self.shape
+        return three(own[self.axes.index(axis)] for axis in range(3))
 
 
 @dataclass(frozen=True)
@@ -141,6 +159,38 @@ class Card:
             raise ValueError(f"classes must have different names, got {names}")
         if len(self.voxel_size_um) != 3 or not all(math.isfinite(v) and v > 0 for v in self.voxel_size_um):
             raise ValueError(f"voxel_size_um must be three lengths > 0 (z, y, x), got {self.voxel_size_um}")
+        if set(self.regions) - set(ids):
+            raise ValueError(f"regions are classes {ids[1:]}, got {self.regions}")
+
+    @property
+    def regions(self) -> tuple[int, ...]:
+        """Class that each output writes, where outputs are regions that may overlap; empty where they are classes."""
+        return () if self.windows is None else self.windows.regions
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network gives for a voxel."""
+        return len(self.regions) or len(self.classes)
+
+    def check_network(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse a network that is not the one of this card.
+
+        Raises
+        ------
+        ValueError
+            If it has another number of outputs or axes, or is shown neighbouring slices across another axis than z.
+        """
+        if arguments["n_classes"] != self.outputs:
+            what = (
+                f"card.classes names {len(self.classes)}" if not self.regions else f"{self.outputs} regions are named"
+            )
+            raise ValueError(f"the network has {arguments['n_classes']} outputs but {what}")
+        if self.windows is None:
+            return
+        if len(self.windows.shape) != arguments["dimensions"]:
+            raise ValueError(f"windows of {self.windows.shape} voxels for a network of {arguments['dimensions']} axes")
+        if self.windows.axes != (0, 1, 2) and arguments.get("in_slices", 1) != 1:
+            raise ValueError(f"axes {self.windows.axes} are for networks that are shown one slice, not its neighbours")
 
 
 def card_of(document: Mapping[str, Any]) -> Card:
@@ -178,6 +228,8 @@ def _windows_of(said: Mapping[str, Any]) -> Windows:
         said["weights"],
         said["average"],
         tuple(int(a) for a in said["mirror_axes"]),
+        three(int(a) for a in said.get("axes", (0, 1, 2))),
+        tuple(int(c) for c in said.get("regions", ())),
     )
 
 

@@ -17,7 +17,7 @@ AXES = "zyx"
 def in_words(bundle: Bundle) -> dict[str, Any]:
     """Names and sentences of all that a card says, in the order in which a reader asks."""
     card = bundle.card
-    axes = AXES[-bundle.dimensions :]
+    axes = _axes_of(bundle)
     return {
         "name": card.name,
         "path": str(bundle.path),
@@ -88,12 +88,20 @@ def normalisation_in_words(normalisation: Normalisation) -> str:
 
 def windows_in_words(windows: Windows) -> str:
     """Grid that defines a result."""
-    axes = AXES[-len(windows.shape) :]
+    axes = [AXES[axis] for axis in windows.axes[-len(windows.shape) :]]
     mirrored = f", mirrored along {', '.join(axes[a] for a in windows.mirror_axes)}" if windows.mirror_axes else ""
+    order = "" if windows.axes == (0, 1, 2) else f" ({', '.join(axes)})"
+    regions = f", regions written in the order {', '.join(map(str, windows.regions))}" if windows.regions else ""
     return (
-        f"windows of {_by(windows.shape)} voxels, at most {windows.step:g} of their length apart, {windows.weights} weights"
-        f"{mirrored}; mean of {windows.average}"
+        f"windows of {_by(windows.shape)} voxels{order}, at most {windows.step:g} of their length apart, {windows.weights} weights"
+        f"{mirrored}; mean of {windows.average}{regions}"
     )
+
+
+def _axes_of(bundle: Bundle) -> list[str]:
+    """Names of the axes of the network."""
+    windows = bundle.card.windows
+    return [AXES[axis] for axis in ((0, 1, 2) if windows is None else windows.axes)[-bundle.dimensions :]]
 
 
 def _takes(bundle: Bundle) -> str:
@@ -101,6 +109,8 @@ def _takes(bundle: Bundle) -> str:
     what = (
         "volumes" if bundle.dimensions == 3 else "slices" if slices == 1 else f"{slices} slices, labels the middle one"
     )
+    if bundle.card.windows is not None and bundle.card.windows.axes != (0, 1, 2):
+        what += f" of {', '.join(_axes_of(bundle))}"
     channels = int(bundle.arguments["in_channels"])
     return what if channels == 1 else f"{what}, of {channels} channels"
 

@@ -80,10 +80,13 @@ def import_nnunet(  # noqa: PLR0913 -- what a folder of results leaves open
         plan.classes,
         size,
         plan.normalisation,
-        Windows(plan.patch, mirror_axes=next(iter(axes))),
+        Windows(plan.patch, mirror_axes=next(iter(axes)), axes=plan.axes, regions=plan.regions),
         _training(source, plan, files, loaded),
     )
-    members = [_filled("nnunet", plan.arguments, one.tensors, file) for one, file in zip(loaded, files, strict=True)]
+    members = [
+        _filled(plan.architecture, _as_trained(plan, one), one.tensors, file)
+        for one, file in zip(loaded, files, strict=True)
+    ]
     return save_bundle(target, members, card)
 
 
@@ -130,6 +133,12 @@ def import_weights(
             "corners, attention): say the windows that it was trained for"
         )
     return save_bundle(target, members, card, reach)
+
+
+def _as_trained(plan: Plan, one: Checkpoint) -> Mapping[str, Any]:
+    """Arguments with the norm of the weights: a trainer may change it, and leaves the plans as they are."""
+    batch = any(name.endswith("norm.running_mean") for name in one.tensors)
+    return {**plan.arguments, "norm": "batch"} if batch else plan.arguments
 
 
 def _new(target: str | Path) -> Path:

@@ -1,24 +1,25 @@
 """What nnU-Net v2 writes of a trained network beside its weights: plans.json and dataset.json, as arguments and a card.
 
-Isensee et al. 2021. Refused are plans whose result this package could not reproduce: several channels, regions instead of
-labels, cascades, transposed axes, other architectures.
+Isensee et al. 2021. Refused are plans whose result this package could not reproduce: several channels, cascades, grey
+values that are normalised within a mask, other architectures. One thing is left to whoever makes the volume: nnU-Net cuts
+away what is zero around the sample before it normalises and predicts.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tomoscale.errors import InputError
+from tomoscale.json_files import read_json
 from tomoscale.networks.card import ModelClass, Normalisation
+from tomoscale.networks.planned_network import network_of
 
-MAX_JSON_BYTES = 64 * 2**20
 PALETTE = ((0, 0, 0, 0), (74, 144, 217, 255), (245, 166, 61, 255), (238, 238, 238, 255), (126, 211, 33, 255))
 """Colours of classes that bring none; they repeat."""
-_NETWORK = "PlainConvUNet"
+_Z_Y_X = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,31 @@ class Plan:
     Attributes
     ----------
     configuration : str
+    architecture : str
     arguments : mapping
-        Of the architecture "nnunet".
+        Of the architecture.
     classes : tuple of ModelClass
     normalisation : Normalisation
     patch : tuple of int
-        Shape of a window.
+        Shape of a window, along the axes of the network.
+    regions : tuple of int
+        Class that each output writes, see `Windows`.
+    axes : tuple of int
+        Axis of the volume, 0 to 2 for z, y, x, that is each axis of the network; the first of them is the one across
+        which slices lie.
     spacing : (z, y, x)
         Of a voxel, in the unit of the headers that nnU-Net was given.
     dataset : str
     """
 
     configuration: str
+    architecture: str
     arguments: Mapping[str, Any]
     classes: tuple[ModelClass, ...]
     normalisation: Normalisation
     patch: tuple[int, ...]
+    regions: tuple[int, ...]
+    axes: tuple[int, int, int]
     spacing: tuple[float, float, float]
     dataset: str
 
@@ -82,15 +92,43 @@ def read_plan(folder: Path, configuration: str | None = None) -> Plan:
 
 
 def _plan(name: str, plans: Mapping[str, Any], chosen: Mapping[str, Any], dataset: Mapping[str, Any]) -> Plan:
-    classes = _classes(dataset["labels"])
+    regions = _regions(dataset)
+    classes = _classes_of_regions(dataset, regions) if regions else _classes(dataset["labels"])
     patch = tuple(int(n) for n in chosen["patch_size"])
-    spacing = [float(v) for v in chosen["spacing"]]
-    if len(spacing) == 2:
-        spacing = [float(plans["original_median_spacing_after_transp"][0]), *spacing]
-    z, y, x = spacing
-    arguments = {**_arguments(chosen), "in_channels": 1, "n_classes": len(classes), "dimensions": len(patch)}
-    normalisation = _normalisation(chosen["normalization_schemes"][0], plans)
-    return Plan(name, arguments, classes, normalisation, patch, (z, y, x), str(plans.get("dataset_name", "")))
+    architecture, arguments = network_of(chosen)
+    arguments = {**arguments, "in_channels": 1, "n_classes": len(regions) or len(classes), "dimensions": len(patch)}
+    axes = _axes(plans)
+    return Plan(
+        name,
+        architecture,
+        arguments,
+        classes,
+        _normalisation(chosen["normalization_schemes"][0], plans),
+        patch,
+        regions,
+        axes,
+        _spacing(plans, chosen, axes),
+        str(plans.get("dataset_name", "")),
+    )
+
+
+def _axes(plans: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Order of the axes of a volume as the network takes them."""
+    forward = tuple(plans.get("transpose_forward", _Z_Y_X))
+    backward = tuple(plans.get("transpose_backward", _Z_Y_X))
+    if sorted(forward) != list(_Z_Y_X) or [forward[a] for a in backward] != list(_Z_Y_X):
+        raise ValueError(f"its axes are transposed by {forward} and back by {backward}, which is not the inverse")
+    first, second, third = forward
+    return first, second, third
+
+
+def _spacing(plans: Mapping[str, Any], chosen: Mapping[str, Any], axes: Sequence[int]) -> tuple[float, float, float]:
+    """Voxel size along (z, y, x); plans say it along the axes of the network."""
+    said = [float(v) for v in chosen["spacing"]]
+    if len(said) == 2:
+        said = [float(plans["original_median_spacing_after_transp"][0]), *said]
+    z, y, x = (said[axes.index(axis)] for axis in _Z_Y_X)
+    return z, y, x
 
 
 def _configuration_of(folder: Path, known: Mapping[str, Any]) -> str:
@@ -116,21 +154,22 @@ def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _refuse_unsupported(plans: Mapping[str, Any], chosen: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
     channels = dataset.get("channel_names") or dataset.get("modality") or {}
-    forward = [int(a) for a in plans.get("transpose_forward", [])]
-    network = str(chosen.get("architecture", {}).get("network_class_name") or chosen.get("UNet_class_name")).split(".")[
-        -1
-    ]
     reasons = {
-        f"it takes {len(channels)} channels, a volume has one": len(channels) != 1,
-        f"its network is a {network}, only {_NETWORK} is supported": network != _NETWORK,
-        "it is the second stage of a cascade": bool(chosen.get("previous_stage")),
-        f"its axes are transposed ({forward})": forward != sorted(forward),
-        "it labels regions that overlap": any(isinstance(v, list) for v in dataset["labels"].values()),
-        "it normalises within a mask": any(chosen.get("use_mask_for_norm", [])),
+        f"it takes {len(channels)} channels ({_names(channels)}), but a volume has one grey value per voxel: train nnU-Net on "
+        "one channel": len(channels) != 1,
+        "it is the second stage of a cascade, which needs the labels of the first: take 3d_fullres, or the first stage": bool(
+            chosen.get("previous_stage")
+        ),
+        "it normalises the grey values within a mask of what is not zero (use_mask_for_norm), and only whole volumes are "
+        "supported: train with volumes that are not masked": any(chosen.get("use_mask_for_norm", [])),
     }
     for reason, holds in reasons.items():
         if holds:
-            raise ValueError(f"{reason}; such a network of nnU-Net cannot be run here")
+            raise ValueError(reason)
+
+
+def _names(channels: Mapping[str, Any]) -> str:
+    return ", ".join(str(name)[:40] for name in list(channels.values())[:4])
 
 
 def classes_of(names: Sequence[str]) -> tuple[ModelClass, ...]:
@@ -140,59 +179,40 @@ def classes_of(names: Sequence[str]) -> tuple[ModelClass, ...]:
 
 def _classes(labels: Mapping[str, int]) -> tuple[ModelClass, ...]:
     """Classes in the order of the outputs; voxels labelled "ignore" have none."""
-    ids = {int(number): name for name, number in labels.items() if name != "ignore"}
+    ids = {_only(number): name for name, number in labels.items() if name != "ignore"}
     if sorted(ids) != list(range(len(ids))):
         raise ValueError(f"its labels must be numbered 0, 1, 2, ..., got {sorted(ids)}")
     return classes_of([str(ids[n]) for n in sorted(ids)])
 
 
-def _arguments(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    if "architecture" not in chosen:
-        return _arguments_of_old_plans(chosen)
-    told = chosen["architecture"]["arch_kwargs"]
-    stages = int(told["n_stages"])
-    axes = len(chosen["patch_size"])
-    norm = {"InstanceNorm": "instance", "BatchNorm": "batch"}.get(str(told["norm_op"]).split(".")[-1].rstrip("23d"))
-    linear = str(told["nonlin"]).split(".")[-1]
-    options = dict(told.get("norm_op_kwargs") or {})
-    slope = dict(told.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)
-    if (
-        norm is None
-        or told.get("dropout_op")
-        or linear != "LeakyReLU"
-        or slope != 0.01
-        or not options.get("affine", False)
-    ):
-        raise ValueError(
-            f"its network has {told['norm_op']} {options}, {told['nonlin']} and dropout {told.get('dropout_op')}; supported are "
-            "affine instance or batch norm, LeakyReLU(0.01) and no dropout"
-        )
-    return {
-        "features": _each(told["features_per_stage"], stages),
-        "strides": [_each(s, axes) for s in _each(told["strides"], stages)],
-        "kernel_sizes": [_each(k, axes) for k in _each(told["kernel_sizes"], stages)],
-        "convolutions": _each(told["n_conv_per_stage"], stages),
-        "decoder_convolutions": _each(told["n_conv_per_stage_decoder"], stages - 1),
-        "norm": norm,
-        "norm_eps": float(options.get("eps", 1e-5)),
-        "bias": bool(told.get("conv_bias", False)),
-    }
+def _regions(dataset: Mapping[str, Any]) -> tuple[int, ...]:
+    """Class that each output writes; empty where outputs are classes."""
+    if not any(isinstance(v, list) and len(v) > 1 for v in dataset["labels"].values()):
+        return ()
+    order = tuple(int(c) for c in dataset["regions_class_order"])
+    names = _names_of_regions(dataset["labels"])
+    if len(order) != len(names):
+        raise ValueError(f"regions_class_order {list(order)} must have a class for each of the regions {names}")
+    return order
 
 
-def _arguments_of_old_plans(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Plans of nnU-Net 2.0 to 2.2 name widths by a base and a limit; all else is fixed."""
-    stages = len(chosen["conv_kernel_sizes"])
-    base, most = int(chosen["UNet_base_num_features"]), int(chosen["unet_max_num_features"])
-    return {
-        "features": [min(base * 2**stage, most) for stage in range(stages)],
-        "strides": [list(s) for s in chosen["pool_op_kernel_sizes"]],
-        "kernel_sizes": [list(k) for k in chosen["conv_kernel_sizes"]],
-        "convolutions": list(chosen["n_conv_per_stage_encoder"]),
-        "decoder_convolutions": list(chosen["n_conv_per_stage_decoder"]),
-        "norm": "instance",
-        "norm_eps": 1e-5,
-        "bias": True,
-    }
+def _names_of_regions(labels: Mapping[str, Any]) -> list[str]:
+    """Names of what has an output, in its order; the background has none."""
+    nothing = (0, [0])
+    return [str(name) for name, number in labels.items() if name != "ignore" and number not in nothing]
+
+
+def _classes_of_regions(dataset: Mapping[str, Any], order: Sequence[int]) -> tuple[ModelClass, ...]:
+    """Classes that regions write; of two that write the same, the later gives the name."""
+    ids = {0: "background", **dict(zip(order, _names_of_regions(dataset["labels"]), strict=True))}
+    if sorted(ids) != list(range(len(ids))):
+        raise ValueError(f"regions_class_order must hold 1, 2, 3, ... in some order, got {list(order)}")
+    return classes_of([ids[n] for n in sorted(ids)])
+
+
+def _only(number: Any) -> int:
+    """Label that may be written as a list of one."""
+    return int(number[0] if isinstance(number, list) else number)
 
 
 def _normalisation(scheme: str, plans: Mapping[str, Any]) -> Normalisation:
@@ -206,23 +226,12 @@ def _normalisation(scheme: str, plans: Mapping[str, Any]) -> Normalisation:
         return Normalisation("percentiles", (0.0, 100.0))
     if scheme == "NoNormalization":
         return Normalisation("zscore", mean=0.0, deviation=1.0)
-    raise ValueError(f"its normalisation {scheme!r} is not supported")
-
-
-def _each(value: Any, count: int) -> list[Any]:
-    """Return a value for each of several, given once or for each."""
-    return list(value) if isinstance(value, list | tuple) else [value] * count
+    if scheme == "RGBTo01Normalization":
+        return Normalisation("zscore", mean=0.0, deviation=255.0)
+    raise ValueError(f"its normalisation {scheme!r} is not one of nnU-Net's own, and is not supported")
 
 
 def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"{file.parent} is not a folder of results of nnU-Net v2: it holds no {file.name}")
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise InputError(f"{file} has {file.stat().st_size} bytes, it should have less than {MAX_JSON_BYTES}")
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} must hold names and values")
-    return content
+    return read_json(file, "description of a network of nnU-Net v2", "copy it from the folder of results again")

@@ -139,7 +139,7 @@ class WindowGrid:
     @property
     def window(self) -> Shape:
         """Voxels of a window along (z, y, x)."""
-        return three(((1,) * (3 - len(self.windows.shape))) + self.windows.shape)
+        return self.windows.lengths
 
     @cached_property
     def axes(self) -> tuple[WindowAxis, WindowAxis, WindowAxis]:

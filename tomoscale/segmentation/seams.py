@@ -113,11 +113,11 @@ def joining(seams: Seams, bundle: Bundle, output: str, sink: Sink | None, parame
     """
     target = class_of(bundle, output)
     dtype = np.dtype(np.uint8 if target is None else np.float32)
-    n_classes = len(bundle.classes)
+    n_classes = bundle.card.outputs
     shares = 12 * n_classes if seams.whole else 0
     return Kernel(
         name="join windows",
-        function=_Joining(seams, seams.windows.windows.average, n_classes, target, sink),
+        function=_Joining(seams, n_classes, target, sink),
         halo=Halo(),
         dtype=dtype,
         # The sums of a part, and those of another block that are added; labels while they are compared.
@@ -130,7 +130,6 @@ def joining(seams: Seams, bundle: Bundle, output: str, sink: Sink | None, parame
 @dataclass(frozen=True)
 class _Joining:
     seams: Seams
-    average: str
     n_classes: int
     target: int | None
     sink: Sink | None
@@ -145,9 +144,9 @@ class _Joining:
             sums = self.seams.sums(block, part, name)
             if sums.shape != (self.n_classes, *region_shape(part)):
                 raise IntegrityError(f"{self.seams.file_of(block.number)} is of another run: remove its folder")
-            labels[place] = labels_of(sums)
+            labels[place] = labels_of(sums, self.seams.windows.windows.regions)
             if wanted:
-                shares[:, *place] = probabilities_of(sums, self.average)
+                shares[:, *place] = probabilities_of(sums, self.seams.windows.windows)
         if self.sink is not None:
             self.sink(block, shares)
         return labels if self.target is None else shares[self.target]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoscale.errors import InputError
 from tomoscale.formats import Source, opened
 from tomoscale.places import Place, place
 from tomoscale.volume import Kind, Volume, ZarrArray
@@ -110,8 +111,17 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
         as_is=as_is,
         any_voxel_size=any_voxel_size,
     )
+    _refuse_probabilities_of_regions(task, probabilities)
     task = measured(task, target, tolerance, work)
     return _run(task, target, work, None if probabilities is None else (Path(probabilities), quantisation))
+
+
+def _refuse_probabilities_of_regions(task: Task, probabilities: str | Path | None) -> None:
+    if task.bundle.card.regions and (task.output != "labels" or probabilities is not None):
+        raise InputError(
+            f"{task.bundle.card.name!r} labels regions that may overlap, whose probabilities do not add to 1: it gives labels "
+            "alone, leave output and probabilities out"
+        )
 
 
 def summary(volume: Volume) -> dict[str, Any]:

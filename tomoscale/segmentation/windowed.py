@@ -67,7 +67,7 @@ def run_windows(task: Task, target: Place, work: Work, volumes: ClassVolumes | N
     blocks = Grid(task.volume.shape, work.block_shape)
     kind: Kind = "labels" if task.output == "labels" else "grey"
     whole = kind == "grey" or volumes is not None
-    if seam_bytes(task.windows, len(task.bundle.classes), False, blocks) == 0:
+    if seam_bytes(task.windows, task.bundle.card.outputs, False, blocks) == 0:
         return work.map(task.kernel(sink=volumes), task.volume, target, kind=kind, classes=task.classes)
     parts = parts_of(target)
     first = _first(task, target, blocks, whole)
@@ -89,7 +89,7 @@ def _first(task: Task, target: Place, blocks: Grid, whole: bool) -> Kernel:
     """Kernel of the first pass: labels whatever the output is, which comes from the files."""
     seams = Seams(str(parts_of(target) / "seams"), task.windows, blocks, whole)
     kernel = replace(task, output="labels").kernel(hand_over=seams)
-    beside = partial(seam_bytes, task.windows, len(task.bundle.classes), whole)
+    beside = partial(seam_bytes, task.windows, task.bundle.card.outputs, whole)
     return replace(kernel, beside_bytes=beside, parameters={**kernel.parameters, "all sums are kept": whole})
 
 
