@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ CASES = {
     "volume": (3, Windows((4, 6, 8), 0.5, "uniform", "logits", (0, 2)), {}),
     "probabilities": (2, Windows((6, 8), 0.75, "gaussian", "probabilities", (1,)), {}),
     "three slices": (2, Windows((8, 6)), {"in_slices": 3}),
+    "slices across x": (2, Windows((6, 8), axes=(2, 0, 1), mirror_axes=(0,)), {}),
+    "turned volume": (3, Windows((4, 6, 8), 0.5, "gaussian", "logits", (0, 1), (1, 2, 0)), {}),
+    "regions": (3, Windows((4, 6, 8), regions=(2, 3, 1)), {}),
 }
 
 
@@ -38,7 +42,8 @@ def bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles")
     for name, (dimensions, windows, arguments) in CASES.items():
         network = instance_net(3, dimensions=dimensions, **arguments)
-        save_bundle(folder / name, network, windowed_card(windows), reach_of(dimensions))
+        card = windowed_card(windows, 1 + max(windows.regions, default=2))
+        save_bundle(folder / name, network, card, reach_of(dimensions))
     return {name: load_bundle(folder / name) for name in CASES}
 
 
@@ -47,11 +52,19 @@ def grey(shape, seed):
 
 
 def expected_of(bundle, values):
-    slices = bundle.arguments["in_slices"]
-    return mean_of_windows([bundle.network()], values, bundle.card.windows, slices)
+    slices, axes = bundle.arguments["in_slices"], bundle.card.windows.axes
+    mean = mean_of_windows([bundle.network()], values.transpose(axes), bundle.card.windows, slices)
+    return mean.transpose(0, *(1 + axes.index(axis) for axis in range(3)))
 
 
-def assert_labels_of(mean, labels):
+def assert_labels_of(mean, labels, regions=()):
+    if regions:
+        near_tie = (np.abs(mean) < 2e-5).any(0)
+        expected = np.zeros(labels.shape, np.uint8)
+        for output, written in zip(mean, regions, strict=True):
+            expected[output > 0] = written
+        np.testing.assert_array_equal(labels[~near_tie], expected[~near_tie])
+        return
     best = np.sort(mean, axis=0)
     near_tie = best[-1] - best[-2] < 2e-5
     np.testing.assert_array_equal(labels[~near_tie], mean.argmax(0)[~near_tie])
@@ -86,7 +99,38 @@ def test_two_passes_by_blocks_give_the_bits_of_the_whole(bundles, name, seed, sh
     folder = tmp_path_factory.mktemp("seams")
     np.testing.assert_array_equal(two_passes(bundle, values, block_shape, folder), labels)
     np.testing.assert_array_equal(map_by_blocks(window_inference(bundle, shape), values, block_shape), labels)
-    assert_labels_of(expected_of(bundle, values), labels)
+    assert_labels_of(expected_of(bundle, values), labels, bundle.card.regions)
+
+
+@pytest.mark.parametrize("name", ["slices across x", "turned volume"])
+def test_other_axes_give_the_labels_of_the_volume_that_was_turned_by_hand(bundles, name, tmp_path):
+    bundle, values = bundles[name], grey((8, 13, 17), 4)
+    windows = bundle.card.windows
+    plain = save_bundle(
+        tmp_path / "plain",
+        bundle.network(),
+        windowed_card(replace(windows, axes=(0, 1, 2))),
+        bundle.reach,
+    )
+    turned = np.ascontiguousarray(values.transpose(windows.axes))
+    by_hand = map_whole(window_inference(plain, turned.shape), turned)
+    back = by_hand.transpose([windows.axes.index(axis) for axis in range(3)])
+    np.testing.assert_array_equal(map_whole(window_inference(bundle, values.shape), values), back)
+    assert len(np.unique(back)) == 3
+
+
+def test_regions_have_no_probability_of_a_class(bundles):
+    with pytest.raises(ValueError, match="gives labels alone"):
+        window_inference(bundles["regions"], (9, 9, 9), output="class 1")
+
+
+def test_probabilities_of_regions_are_of_each_by_itself():
+    sums = (np.array([-3000.0, -1.0, 0.0, 0.5, 40.0]).reshape(5, 1, 1, 1) * 2**19).astype(np.int32)
+    found = window_sums.probabilities_of(sums, Windows((4, 4), regions=(1, 2, 3, 4, 5)))
+    expected = torch.sigmoid(torch.from_numpy(sums.astype(np.float64)) / 2**20).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.dtype == np.float32
+    assert window_sums.labels_of(sums, (1, 2, 3, 5, 4)).item() == 4
 
 
 @pytest.mark.parametrize("name", ["slices", "probabilities"])
@@ -189,8 +233,6 @@ def test_logits_that_are_not_finite_are_refused(bundles, monkeypatch):
 
 
 def test_a_window_the_network_does_not_take_is_refused(bundles, tmp_path):
-    from dataclasses import replace
-
     from tests.networks.random import card, random_network
 
     bundle = save_bundle(tmp_path / "odd", random_network(2, 2), replace(card(), windows=Windows((9, 10))))

@@ -10,17 +10,22 @@ import numpy as np
 import torch
 
 from tomoscale.networks.nnunet import PlainConvUNet
+from tomoscale.networks.nnunet_residual import ResidualEncoderUNet
 
 LABELS = {"background": 0, "metal": 1, "bone": 2}
 PATCH = {2: [24, 32], 3: [8, 24, 32]}
 
 
-def network(dimensions: int, seed: int, n_classes: int = 3) -> PlainConvUNet:
-    """What the plans of `write_results` describe."""
+def network(dimensions: int, seed: int, kind: str = "plain", n_classes: int = 3) -> torch.nn.Module:
+    """What the plans of `write_results` describe: "plain", "residual", or "batch", which the plans do not say."""
     torch.manual_seed(seed)
     strides = [[1] * dimensions, [1] * (dimensions - 2) + [2, 2]]
     kernels = [[1] * (dimensions - 2) + [3, 3], [3] * dimensions]
-    return PlainConvUNet([4, 6], strides, kernels, [1, 2], [1], n_classes=n_classes, dimensions=dimensions).eval()
+    ends = {"n_classes": n_classes, "dimensions": dimensions}
+    if kind == "residual":
+        return ResidualEncoderUNet([4, 6], strides, kernels, [1, 2], [1], 4, **ends).eval()
+    norm = "batch" if kind == "batch" else "instance"
+    return PlainConvUNet([4, 6], strides, kernels, [1, 2], [1], norm=norm, **ends).eval()
 
 
 def aliased(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -34,33 +39,34 @@ def aliased(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def checkpoint(dimensions: int, fold: int) -> dict[str, Any]:
+def checkpoint(dimensions: int, fold: int, kind: str = "plain", trainer: str = "nnUNetTrainer") -> dict[str, Any]:
     """All that a checkpoint of nnU-Net v2 holds; numbers of NumPy are what plain readers of weights refuse."""
-    module = network(dimensions, fold)
+    module = network(dimensions, fold, kind)
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.99, nesterov=True)
     module(torch.rand(1, 1, *PATCH[dimensions])).sum().backward()
     optimizer.step()
     return {
-        "network_weights": aliased(network(dimensions, fold)),
+        "network_weights": aliased(network(dimensions, fold, kind)),
         "optimizer_state": optimizer.state_dict(),
         "grad_scaler_state": None,
         "logging": {"mean_fg_dice": [np.float64(0.5)], "ema_fg_dice": [np.float32(0.5)], "lrs": [0.01]},
         "_best_ema": np.float64(0.8),
         "current_epoch": 1000,
         "init_args": {
-            "plans": plans(),
+            "plans": plans(kind),
             "configuration": "2d" if dimensions == 2 else "3d_fullres",
             "fold": fold,
             "dataset_json": dataset(),
             "device": torch.device("cuda"),
         },
-        "trainer_name": "nnUNetTrainer",
+        "trainer_name": trainer,
         "inference_allowed_mirroring_axes": tuple(range(dimensions)),
     }
 
 
-def plans() -> dict[str, Any]:
+def plans(kind: str = "plain") -> dict[str, Any]:
     """Plans of a configuration of each dimension."""
+    name, counts = ("ResidualEncoderUNet", "blocks") if kind == "residual" else ("PlainConvUNet", "conv")
 
     def configuration(dimensions: int) -> dict[str, Any]:
         module = network(dimensions, 0).arguments
@@ -72,14 +78,14 @@ def plans() -> dict[str, Any]:
             "normalization_schemes": ["ZScoreNormalization"],
             "use_mask_for_norm": [False],
             "architecture": {
-                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "network_class_name": "dynamic_network_architectures.architectures.unet." + name,
                 "arch_kwargs": {
                     "n_stages": 2,
                     "features_per_stage": module["features"],
                     "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
                     "kernel_sizes": module["kernel_sizes"],
                     "strides": module["strides"],
-                    "n_conv_per_stage": module["convolutions"],
+                    f"n_{counts}_per_stage": module["convolutions"],
                     "n_conv_per_stage_decoder": module["decoder_convolutions"],
                     "conv_bias": True,
                     "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
@@ -116,13 +122,15 @@ def dataset() -> dict[str, Any]:
     return {"channel_names": {"0": "xray"}, "labels": dict(LABELS), "numTraining": 2, "file_ending": ".tif"}
 
 
-def write_results(folder: Path, dimensions: int = 2, folds: int = 1) -> Path:
+def write_results(
+    folder: Path, dimensions: int = 2, folds: int = 1, kind: str = "plain", trainer: str = "nnUNetTrainer"
+) -> Path:
     """Write ``nnUNetTrainer__nnUNetPlans__2d`` and the like."""
-    place = folder / f"nnUNetTrainer__nnUNetPlans__{'2d' if dimensions == 2 else '3d_fullres'}"
+    place = folder / f"{trainer}__nnUNetPlans__{'2d' if dimensions == 2 else '3d_fullres'}"
     place.mkdir()
-    (place / "plans.json").write_text(json.dumps(plans()))
+    (place / "plans.json").write_text(json.dumps(plans(kind)))
     (place / "dataset.json").write_text(json.dumps(dataset()))
     for fold in range(folds):
         (place / f"fold_{fold}").mkdir()
-        torch.save(checkpoint(dimensions, fold), place / f"fold_{fold}" / "checkpoint_final.pth")
+        torch.save(checkpoint(dimensions, fold, kind, trainer), place / f"fold_{fold}" / "checkpoint_final.pth")
     return place

@@ -190,7 +190,7 @@ def test_the_network_notices_that_the_weights_changed(copy):
         (lambda d: d["classes"][1].update(id=7), "numbered 0, 1, 2"),
         (lambda d: d["classes"][1].update(name="class 0"), "different names"),
         (lambda d: d["classes"][1].update(rgba=[0, 0, 0, 256]), "four integers 0 to 255"),
-        (lambda d: d["classes"].pop(), "3 classes but 4 outputs"),
+        (lambda d: d["classes"].pop(), "has 4 outputs but card.classes names 3"),
         (lambda d: d["arguments"].update(depth=10**9), "depth must be a whole number"),
         (lambda d: d["arguments"].update(unheard_of=1), "unheard_of"),
         (lambda d: d["arguments"].update(width=512), "belongs to another network"),

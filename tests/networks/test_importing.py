@@ -91,6 +91,10 @@ def test_grey_values_of_computed_tomography_are_clipped_as_the_plans_say(copy):
     assert read_plan(copy).normalisation == expected
     edit(copy / "plans.json", lambda p: chosen(p).update(normalization_schemes=["RescaleTo01Normalization"]))
     assert read_plan(copy).normalisation == Normalisation("percentiles", (0.0, 100.0))
+    edit(copy / "plans.json", lambda p: chosen(p).update(normalization_schemes=["RGBTo01Normalization"]))
+    assert read_plan(copy).normalisation == Normalisation("zscore", mean=0.0, deviation=255.0)
+    edit(copy / "plans.json", lambda p: chosen(p).update(normalization_schemes=["NoNormalization"]))
+    assert read_plan(copy).normalisation == Normalisation("zscore", mean=0.0, deviation=1.0)
 
 
 def test_a_configuration_takes_what_it_does_not_say_from_another(copy):
@@ -117,12 +121,75 @@ def test_plans_of_older_versions_of_nnunet_mean_the_same(copy):
     assert read_plan(copy).arguments == before
 
 
+def test_a_residual_encoder_becomes_an_ensemble(tmp_path, here):
+    results = checkpoints.write_results(tmp_path, dimensions=3, folds=2, kind="residual", trainer="nnUNetTrainer_50epochs")
+    bundle = import_nnunet(results, tmp_path / "bundle", spacing_unit="mm")
+    assert (bundle.architecture, bundle.members, bundle.arguments["blocks"]) == ("nnunet_residual", 2, [1, 2])
+    values = torch.rand(1, 1, 8, 24, 32)
+    for fold in range(2):
+        expected = checkpoints.network(3, fold, "residual")(values)
+        torch.testing.assert_close(bundle.network(member=fold)(values), expected)
+
+
+def test_plans_of_a_residual_encoder_say_stem_and_blocks(copy):
+    change = network_class("ResidualEncoderUNet")
+    edit(copy / "plans.json", change)
+    edit(copy / "plans.json", told(n_blocks_per_stage=[1, 3]))
+    found = read_plan(copy)
+    assert (found.architecture, found.arguments["blocks"]) == ("nnunet_residual", [1, 3])
+    assert (found.arguments["stem"], found.arguments["bottleneck"]) == (4, None)
+    edit(copy / "plans.json", told(stem_channels=7, block="x.BottleneckD", bottleneck_channels=3))
+    found = read_plan(copy)
+    assert (found.arguments["stem"], found.arguments["bottleneck"]) == (7, [3, 3])
+    edit(copy / "plans.json", told(block="x.Mine"))
+    with pytest.raises(InputError, match="only BasicBlockD and BottleneckD"):
+        read_plan(copy)
+
+
+def test_the_best_checkpoint_of_all_the_data(copy, tmp_path, here):
+    shutil.rmtree(copy / "fold_1")
+    (copy / "fold_0" / "checkpoint_final.pth").rename(copy / "fold_0" / "checkpoint_best.pth")
+    (copy / "fold_0").rename(copy / "fold_all")
+    bundle = import_nnunet(copy, tmp_path / "bundle", spacing_unit="mm", checkpoint="best")
+    assert (bundle.card.training["folds"], bundle.card.training["checkpoint"]) == (["all"], "checkpoint_best.pth")
+
+
+def test_a_trainer_that_takes_batch_norm_and_leaves_the_plans(tmp_path, here):
+    results = checkpoints.write_results(tmp_path, kind="batch", trainer="nnUNetTrainerBN")
+    bundle = import_nnunet(results, tmp_path / "bundle", spacing_unit="mm")
+    assert (bundle.arguments["norm"], bundle.card.training["trainer"]) == ("batch", "nnUNetTrainerBN")
+    values = torch.rand(1, 1, 24, 32)
+    torch.testing.assert_close(bundle.network()(values), checkpoints.network(2, 0, "batch")(values))
+
+
+def test_axes_of_the_network_are_those_of_the_plans_and_voxels_those_of_the_volume(copy):
+    edit(copy / "plans.json", lambda p: p.update(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0]))
+    edit(copy / "plans.json", lambda p: chosen(p).update(spacing=[0.007, 0.008]))
+    plan = read_plan(copy)
+    assert (plan.axes, plan.patch, plan.spacing) == ((2, 0, 1), (24, 32), (0.007, 0.008, 0.006))
+
+
+def test_regions_are_outputs_that_write_classes_in_order(copy):
+    edit(copy / "dataset.json", regions([2, 1]))
+    plan = read_plan(copy)
+    assert (plan.regions, plan.arguments["n_classes"]) == ((2, 1), 2)
+    assert [c.name for c in plan.classes] == ["background", "bone", "metal"]
+
+
 def network_class(name):
     return lambda p: chosen(p)["architecture"].update(network_class_name=f"x.{name}")
 
 
 def told(**what):
     return lambda p: chosen(p)["architecture"]["arch_kwargs"].update(what)
+
+
+def regions(order):
+    def change(dataset):
+        dataset["labels"].update(metal=[1, 2], bone=[2])
+        dataset["regions_class_order"] = order
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -133,15 +200,26 @@ def told(**what):
         ("plans.json", lambda p: p["configurations"].pop("2d"), "does not end in one of the configurations"),
         ("plans.json", lambda p: chosen(p).update(inherits_from="2d"), "inherits from itself"),
         ("plans.json", lambda p: chosen(p).update(previous_stage="3d_lowres"), "second stage of a cascade"),
-        ("plans.json", lambda p: p.update(transpose_forward=[1, 0, 2]), "axes are transposed"),
+        ("plans.json", lambda p: p.update(transpose_forward=[1, 2, 0]), "not the inverse"),
+        ("plans.json", lambda p: p.update(transpose_forward=[0, 0, 2]), "not the inverse"),
+        ("plans.json", lambda p: p.update(transpose_backward=[0, 1, "z"]), "not of nnU-Net v2"),
         ("plans.json", lambda p: chosen(p).update(use_mask_for_norm=[True]), "within a mask"),
-        ("plans.json", lambda p: chosen(p).update(normalization_schemes=["Mine"]), "'Mine' is not supported"),
+        ("plans.json", lambda p: chosen(p).update(normalization_schemes=["Mine"]), "'Mine' is not one of nnU-Net's own"),
         ("plans.json", lambda p: chosen(p).update(spacing=[None, 1]), "not of nnU-Net v2"),
-        ("plans.json", network_class("ResidualEncoderUNet"), "only PlainConvUNet is supported"),
+        ("plans.json", network_class("Primus"), "is a Primus, only PlainConvUNet and ResidualEncoderUNet are"),
+        ("plans.json", network_class("ResidualEncoderUNet"), "it has no 'n_blocks_per_stage'"),
+        ("plans.json", told(nonlin_first=True), "LeakyReLU\\(0.01\\) after it"),
+        ("plans.json", told(n_stages=10**9), "n_stages must be a whole number"),
         ("plans.json", told(nonlin="torch.nn.Mish"), "supported are affine"),
         ("plans.json", told(norm_op=None), "supported are affine"),
-        ("dataset.json", lambda d: d.update(channel_names={"0": "a", "1": "b"}), "takes 2 channels"),
-        ("dataset.json", lambda d: d["labels"].update(bone=[1, 2]), "regions that overlap"),
+        (
+            "dataset.json",
+            lambda d: d.update(channel_names={"0": "absorption", "1": "phase"}),
+            r"takes 2 channels \(absorption, phase\), but a volume has one grey value per voxel: train nnU-Net on one channel",
+        ),
+        ("dataset.json", lambda d: d["labels"].update(bone=[1, 2]), "it has no 'regions_class_order'"),
+        ("dataset.json", regions([1]), r"must have a class for each of the regions \['metal', 'bone'\]"),
+        ("dataset.json", regions([1, 3]), "must hold 1, 2, 3"),
         ("dataset.json", lambda d: d["labels"].update(bone=7), "numbered 0, 1, 2"),
         ("dataset.json", lambda d: d.pop("labels"), "it has no 'labels'"),
     ],
@@ -153,7 +231,7 @@ def test_plans_that_cannot_be_followed_are_refused(copy, file, change, message):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is not JSON"), ("[" * 10**5, "is not JSON"), ("[]", "names and")]
+    ("content", "message"), [("{", "cannot be read"), ("[" * 10**5, "nested too deep"), ("[]", "not a JSON object")]
 )
 def test_plans_that_are_no_json_are_refused(copy, content, message):
     (copy / "plans.json").write_text(content)

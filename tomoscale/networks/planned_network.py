@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tomoscale.networks.arguments import check_whole
+from tomoscale.networks.nnunet import MAX_STAGES
+
 _COUNTS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
 """What plans count on each stage of the encoder, for each network."""
 _NORMS = {"InstanceNorm": "instance", "BatchNorm": "batch"}
@@ -52,8 +55,8 @@ def network_of(chosen: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _arguments(told: Mapping[str, Any], axes: int) -> dict[str, Any]:
-    stages = int(told["n_stages"])
-    options = dict(told.get("norm_op_kwargs") or {})
+    stages, options = told["n_stages"], dict(told.get("norm_op_kwargs") or {})
+    check_whole("n_stages", stages, 2, MAX_STAGES)
     return {
         "features": _each(told["features_per_stage"], stages),
         "strides": [_each(s, axes) for s in _each(told["strides"], stages)],
@@ -110,8 +113,4 @@ def _last(name: Any) -> str:
 
 def _each(value: Any, count: int) -> list[Any]:
     """Return a value for each of several, given once or for each."""
-    if not isinstance(value, list | tuple):
-        if not 0 <= count <= 64:
-            raise ValueError(f"{count} stages are named, which no network has")
-        return [value] * count
-    return list(value)
+    return list(value) if isinstance(value, list | tuple) else [value] * count
