@@ -184,6 +184,10 @@ def test_touching_objects_are_split_and_reliefs_flooded_from_the_command_line(tm
     assert (split["objects"], split["voxels"], split["unreached_voxels"]) == (2, mask.sum(), 0)
     parts = open_zarr(tmp_path / "parts.zarr").read()
     np.testing.assert_array_equal(parts, mask * np.where(away[2] < 12, 1, 2))
+    coarse = told(capsys, "resample", tmp_path / "parts.zarr", tmp_path / "coarse.zarr", "--voxel-size", "10um")
+    assert (coarse["shape"], coarse["voxel_size_um"], coarse["kind"]) == ([6, 6, 12], [10.0] * 3, "labels")
+    # The centre of a new voxel lies between two, of which the second counts.
+    np.testing.assert_array_equal(open_zarr(tmp_path / "coarse.zarr").read(), parts[1::2, 1::2, 1::2])
     told(capsys, "gradient", tmp_path / "balls.zarr", tmp_path / "steep.zarr", "--sigma", "5um")
     names = ("steep.zarr", "parts.zarr", "basins.zarr")
     flooded = told(capsys, "watershed", *(tmp_path / n for n in names), "--mask", tmp_path / "balls.zarr")

@@ -122,7 +122,9 @@ def test_plans_of_older_versions_of_nnunet_mean_the_same(copy):
 
 
 def test_a_residual_encoder_becomes_an_ensemble(tmp_path, here):
-    results = checkpoints.write_results(tmp_path, dimensions=3, folds=2, kind="residual", trainer="nnUNetTrainer_50epochs")
+    results = checkpoints.write_results(
+        tmp_path, dimensions=3, folds=2, kind="residual", trainer="nnUNetTrainer_50epochs"
+    )
     bundle = import_nnunet(results, tmp_path / "bundle", spacing_unit="mm")
     assert (bundle.architecture, bundle.members, bundle.arguments["blocks"]) == ("nnunet_residual", 2, [1, 2])
     values = torch.rand(1, 1, 8, 24, 32)
@@ -204,7 +206,11 @@ def regions(order):
         ("plans.json", lambda p: p.update(transpose_forward=[0, 0, 2]), "not the inverse"),
         ("plans.json", lambda p: p.update(transpose_backward=[0, 1, "z"]), "not of nnU-Net v2"),
         ("plans.json", lambda p: chosen(p).update(use_mask_for_norm=[True]), "within a mask"),
-        ("plans.json", lambda p: chosen(p).update(normalization_schemes=["Mine"]), "'Mine' is not one of nnU-Net's own"),
+        (
+            "plans.json",
+            lambda p: chosen(p).update(normalization_schemes=["Mine"]),
+            "'Mine' is not one of nnU-Net's own",
+        ),
         ("plans.json", lambda p: chosen(p).update(spacing=[None, 1]), "not of nnU-Net v2"),
         ("plans.json", network_class("Primus"), "is a Primus, only PlainConvUNet and ResidualEncoderUNet are"),
         ("plans.json", network_class("ResidualEncoderUNet"), "it has no 'n_blocks_per_stage'"),

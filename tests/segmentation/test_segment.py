@@ -14,6 +14,7 @@ from tomoscale.errors import InputError, Interrupted, PlanError
 from tomoscale.kernels import tiles as tiles_module
 from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.networks.card import Normalisation, Windows
+from tomoscale.resampling import resample
 from tomoscale.resources import Resources
 from tomoscale.segmentation.segment import segment, summary
 from tomoscale.volume import MemoryArray, Volume, open_zarr
@@ -246,6 +247,7 @@ def test_air_is_computed_once_and_counted(models, tmp_path):
     ("values", "how", "message"),
     [
         (lambda: scan(grey(), (5.0, 5.0, 6.0)), {}, "voxels of 6 µm along x, but 'windowed' was trained on 5 µm"),
+        (lambda: scan(grey(), (5.0, 5.0, 6.0)), {}, "run `tomoscale resample .* OTHER.zarr --voxel-size 5um,5um,5um`"),
         (lambda: scan(grey().astype(np.float64)), {}, "at most 32 bits"),
         (lambda: scan(np.zeros(SHAPE, bool)), {}, "holds"),
         (lambda: scan(np.full(SHAPE, 7, np.uint16)), {}, "no contrast to scale"),
@@ -258,6 +260,46 @@ def test_input_that_cannot_be_labelled_is_refused(models, tmp_path, values, how,
     with pytest.raises(InputError, match=message):
         segment(values(), tmp_path / "a.zarr", model=model, work=quiet())
     assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_volume_of_other_voxels_is_labelled_as_its_message_says(models, tmp_path):
+    values = scan(grey(12), (5.0, 2.5, 5.0))
+    resampled = resample(values, tmp_path / "other.zarr", voxel_size_um=(5.0, 5.0, 5.0), work=quiet())
+    labels = segment(resampled, tmp_path / "labels.zarr", model=models / "slices", work=quiet())
+    back = resample(labels, tmp_path / "back.zarr", voxel_size_um=values.voxel_size_um, work=quiet())
+    assert (labels.shape, back.shape, back.kind) == ((9, 15, 34), SHAPE, "labels")
+    assert back.voxel_size_um == values.voxel_size_um
+    assert [c.name for c in back.classes] == [c.name for c in labels.classes]
+    np.testing.assert_array_equal(back.read(), labels.read().repeat(2, 1))
+    with pytest.raises(InputError, match="between which there is nothing"):
+        resample(labels, tmp_path / "no.zarr", voxel_size_um=(1.0, 1.0, 1.0), method="linear", work=quiet())
+
+
+def test_regions_and_other_axes_are_labelled_in_two_passes_as_in_one(models, tmp_path):
+    for name in ("regions", "across"):
+        whole = segment(scan(grey()), tmp_path / f"{name}.zarr", model=models / name, work=quiet(block_shape=SHAPE))
+        blocks = quiet(block_shape=(5, 13, 11))
+        parts = segment(scan(grey()), tmp_path / f"{name}_parts.zarr", model=models / name, work=blocks)
+        np.testing.assert_array_equal(parts.read(), whole.read())
+        assert len(np.unique(whole.read())) > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "message"),
+    [
+        ("regions", {"output": "class 1"}, "gives labels alone"),
+        ("regions", {"probabilities": "p"}, "gives labels alone"),
+        ("regions", {"planes": 3}, "labels regions"),
+        ("across", {"planes": 3}, "slices across another axis"),
+    ],
+)
+def test_what_windows_alone_do_is_refused_elsewhere(models, tmp_path, name, how, message):
+    values = normalise(scan(grey()), tmp_path / "normal.zarr", work=quiet()) if "planes" in how else scan(grey())
+    how = {n: tmp_path / v if n == "probabilities" else v for n, v in how.items()}
+    with pytest.raises(ValueError, match=message):
+        segment(values, tmp_path / "a.zarr", model=models / name, work=quiet(), **how)
+    assert not (tmp_path / "a.zarr").exists()
+    assert not (tmp_path / "p").exists()
 
 
 def test_other_voxel_sizes_are_taken_when_asked(models, tmp_path):

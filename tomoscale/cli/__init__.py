@@ -28,6 +28,7 @@ from tomoscale.cli import (
     look,
     models,
     objects,
+    resampling,
     results,
     running,
     shell,
@@ -86,6 +87,7 @@ def make_program_of_all() -> Program:
     groups = (
         studies.DEMO,
         volumes.COMMANDS,
+        resampling.COMMANDS,
         objects.COMMANDS,
         floods.COMMANDS,
         studies.COMMANDS,

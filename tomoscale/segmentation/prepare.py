@@ -149,9 +149,11 @@ def _check_voxel_size(volume: Volume, bundle: Bundle) -> None:
     trained = bundle.card.voxel_size_um
     for axis, one, other in zip(AXES, volume.voxel_size_um, trained, strict=True):
         if abs(one / other - 1) > VOXEL_SIZE_TOLERANCE:
+            sizes = ",".join(f"{v:g}um" for v in trained)
             raise InputError(
                 f"{volume.name} has voxels of {one:g} µm along {axis}, but {bundle.card.name!r} was trained on {other:g} µm: it "
-                "would see another scale; resample the volume, take another model, or go on with --any-voxel-size"
+                f"would see another scale; run `tomoscale resample {volume.name} OTHER.zarr --voxel-size {sizes}` and segment "
+                "that (its labels are sampled back the same way), take another model, or go on with --any-voxel-size"
             )
 
 
