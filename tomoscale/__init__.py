@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tomoscale.objects.watershed import watershed as watershed
     from tomoscale.plan import plan_map as plan_map
     from tomoscale.plan import plan_measure as plan_measure
+    from tomoscale.resampling import resample as resample
     from tomoscale.resources import Resources as Resources
     from tomoscale.segmentation.planes import segment_planes as segment_planes
     from tomoscale.segmentation.segment import segment as segment
@@ -65,6 +66,7 @@ _HOMES = {
     "plan_map": "plan",
     "plan_measure": "plan",
     "register_architecture": "networks.architectures",
+    "resample": "resampling",
     "run": "engine",
     "save_bundle": "networks.bundle",
     "segment": "segmentation.segment",
