@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import SOURCE, TARGET, Command, option, pyramid_option
-from tomoscale.cli.volumes import with_pyramid
+from tomoscale.cli.volume_options import with_pyramid
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume

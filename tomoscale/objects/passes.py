@@ -30,6 +30,7 @@ from tomoscale.bucket_path import BucketPath
 from tomoscale.drafts import new_draft_of, remove
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import Grid, Shape
+from tomoscale.json_files import read_json
 from tomoscale.ledger import refuse_other_plan
 from tomoscale.objects.joining import NODE_BYTES, Joined, Tables, join
 from tomoscale.objects.painting import KEPT, STARTS, VALUES, painting
@@ -46,6 +47,7 @@ Decide = Callable[[Tables, Joined, Path], Mapping[str, Any]]
 remembered: the type of the values as ``"dtype"``, and what else is worth it."""
 
 DECIDED = "decided"
+_RECORD = "record of what was decided on components"
 _CHUNK_BYTES = 2**24
 
 
@@ -139,11 +141,11 @@ def remembered(output: Output) -> dict[str, Any]:
         If there is no such output.
     """
     path = output.folder / f"{DECIDED}.json"
+    record = read_json(path, _RECORD, f"make {output.path} first")
     try:
-        found: dict[str, Any] = dict(json.loads(path.read_text())["remembered"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): make {output.path} first") from error
-    return found
+        return dict(record["remembered"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no {_RECORD} ({error}): make {output.path} first") from error
 
 
 def _paint(operation: Operation, decided: Mapping[str, Any], source: Volume, output: Output, work: Work) -> Volume:
@@ -179,17 +181,18 @@ def _decided(output: Output, wanted: Mapping[str, Any]) -> dict[str, Any] | None
         If the target was made, or begun, by another command.
     """
     path, begun = output.folder / f"{DECIDED}.json", ledger_folder(output.path)
-    try:
-        recorded = json.loads(path.read_text())
-        plan, digest, dtype = recorded["plan"], str(recorded["digest"]), str(recorded["remembered"]["dtype"])
-    except FileNotFoundError:
+    if not path.exists():
         if output.path.exists():
             raise PlanError(
                 f"{output.path} exists and was not made by this command: give another output, or remove it (--overwrite)"
-            ) from None
+            )
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{path} cannot be read ({error}): remove {output.folder} and run again") from error
+    advice = f"remove {output.folder} and run again"
+    recorded = read_json(path, _RECORD, advice, IntegrityError)
+    try:
+        plan, digest, dtype = recorded["plan"], str(recorded["digest"]), str(recorded["remembered"]["dtype"])
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{path} is no {_RECORD} ({error}): {advice}") from error
     if begun is not None and (begun / "plan.json").exists():
         refuse_other_plan(begun, plan, wanted)
     return {"digest": digest, "dtype": dtype} if plan == json.loads(json.dumps(wanted)) else None

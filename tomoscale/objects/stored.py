@@ -93,7 +93,7 @@ class StoredArrays:
                 header = json.loads(head[16 : 16 + length] + file.read(max(0, 16 + length - len(head))))
             if not isinstance(header, dict):
                 raise ValueError("a header that names no arrays")
-        except (OSError, ValueError, struct.error) as error:
+        except (OSError, ValueError, RecursionError, struct.error) as error:
             raise _unreadable(path, error) from error
         return cls(path, header, 16 + length, size, head)
 

@@ -18,9 +18,10 @@ import numpy as np
 from tomoscale.arrays import Array, to_host
 from tomoscale.block_log import LOG
 from tomoscale.drafts import draft_of
-from tomoscale.errors import InputError, PlanError
+from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.formats import opened
 from tomoscale.geometry import Block, Grid
+from tomoscale.json_files import read_json
 from tomoscale.measures.object_sums import COLUMNS, HALO, sum_objects
 from tomoscale.objects.figures import Objects, figures
 from tomoscale.objects.pieces import file_of
@@ -214,7 +215,9 @@ def _object_sums(volume: Volume, folder: Path) -> Measure:
 def _finished(folder: Path) -> object:
     """Plan of the table that was written; None if there is none."""
     path = folder / _FINISHED
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    return read_json(path, "plan of a finished table", f"remove {folder} and run again", IntegrityError)
 
 
 def _check(volume: Volume, target: Path) -> None:
