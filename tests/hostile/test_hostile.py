@@ -23,13 +23,20 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.hostile import documents, hdf5_files, scan_files, tiff_files, zarr_files
+from tests.hostile import checkpoint_files, documents, hdf5_files, scan_files, tiff_files, zarr_files
 from tests.hostile.case import CANARY, Case
 from tests.world import volume_at
 from tomoscale.studies import implant
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = (*zarr_files.CASES, *tiff_files.CASES, *hdf5_files.CASES, *scan_files.CASES, *documents.CASES)
+CASES = (
+    *zarr_files.CASES,
+    *tiff_files.CASES,
+    *hdf5_files.CASES,
+    *scan_files.CASES,
+    *documents.CASES,
+    *checkpoint_files.CASES,
+)
 MOST_SECONDS = 10.0
 """Of the processor, which other work on the machine does not stretch."""
 MOST_BYTES = 2**30
@@ -56,7 +63,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
         here(folder, case).mkdir()
         case.make(here(folder, case))
     before = state_of(folder / "outside")
-    documents_first = len(CASES) - len(documents.CASES)
+    documents_first = CASES.index(documents.CASES[0])
     # What needs torch and what does not go to a process each, so that the first stays small.
     halves = [
         run_all(folder, part, str(n)) for n, part in enumerate((CASES[:documents_first], CASES[documents_first:]))
@@ -120,6 +127,7 @@ def run_all(folder: Path, cases: tuple[Case, ...], name: str) -> dict[str, dict[
 def follow(todo: Path, results: Path, folder: Path, empty: Path) -> str:
     """Wait for a worker as long as it gets on; say how it ended."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    environment["TMPDIR"] = str(folder)
     command = [sys.executable, str(ROOT / "tests" / "hostile" / "worker.py"), *map(str, (todo, results, folder))]
     with subprocess.Popen(command, cwd=empty, env=environment, stderr=subprocess.PIPE, text=True) as process:
         size, since = -1, time.monotonic()

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +38,16 @@ from tomoscale.errors import InputError
 from tomoscale.networks.nnunet import without_aliases
 
 SECONDS = 600
-"""A checkpoint of 1 GB is read in a few."""
-FREE_BYTES = 2**30
+"""Until a child is given up that waits for its disk."""
+CPU_SECONDS = 5
+"""Of the child beyond the start of torch, and one more for each `BYTES_PER_SECOND` of the file."""
+BYTES_PER_SECOND = 2**25
+"""Ten times as many are read."""
+FREE_BYTES = 2**28
 """Memory of the child beyond that of torch itself and four times the file."""
+MAX_HEADER_BYTES = 2**24
+"""Of a safetensors file: names, shapes and places of its tensors."""
+MAX_TEXT = 200
 MAX_FILE_BYTES = 64 * 2**30
 MAX_TENSORS = 100_000
 STATES = ("network_weights", "state_dict", "model_state_dict", "model")
@@ -79,20 +88,39 @@ def read_checkpoint(path: str | Path, seconds: float = SECONDS) -> Checkpoint:
         return Checkpoint(_load_tensors(path))
     with tempfile.TemporaryDirectory(prefix="tomoscale-") as folder:
         target = Path(folder) / "weights.safetensors"
-        facts = _ask_child(path, target, FREE_BYTES + 4 * size, seconds)
+        facts = _ask_child(
+            path, target, _Limits(FREE_BYTES + 4 * size, CPU_SECONDS + size // BYTES_PER_SECOND), seconds
+        )
         return Checkpoint(_load_tensors(target), facts)
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Memory and time of the processor that a child may take beyond the start of torch."""
+
+    memory_bytes: int
+    cpu_s: int
+
+
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    # Before the library parses it: a header can be as long as the file.
+    if header_bytes > MAX_HEADER_BYTES:
+        raise InputError(
+            f"{path} is not a safetensors file: its header would have {header_bytes} bytes, names of tensors take at most "
+            f"{MAX_HEADER_BYTES}"
+        )
     try:
         return safetensors.torch.load_file(str(path))
     except (safetensors.SafetensorError, ValueError) as error:
         raise InputError(f"{path} is not a safetensors file ({error}): get it again") from error
 
 
-def _ask_child(source: Path, target: Path, memory_bytes: int, seconds: float) -> dict[str, Any]:
+def _ask_child(source: Path, target: Path, limits: _Limits, seconds: float) -> dict[str, Any]:
     """Let a limited process turn a pickle into a safetensors file; return what it says beside."""
-    command = [sys.executable, "-m", "tomoscale.networks.checkpoint", str(source), str(target), str(memory_bytes)]
+    numbers = [str(limits.memory_bytes), str(limits.cpu_s)]
+    command = [sys.executable, "-m", "tomoscale.networks.checkpoint", str(source), str(target), *numbers]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -105,8 +133,8 @@ def _ask_child(source: Path, target: Path, memory_bytes: int, seconds: float) ->
         facts, refused = answer["facts"], answer["refused"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"reading {source} ended with code {done.returncode}: it takes more than {memory_bytes / 2**30:.1f} GiB, or is "
-            "damaged"
+            f"reading {source} ended with code {done.returncode}: it takes more than {limits.memory_bytes / 2**30:.1f} GiB or "
+            f"{limits.cpu_s} s, or is damaged"
         ) from error
     if refused:
         raise InputError(f"{source} was not opened: {refused}")
@@ -153,9 +181,9 @@ def _facts_of(loaded: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"nnunet": "network_weights" in loaded}
     for name, value in (*loaded.items(), *(begun.items() if isinstance(begun, Mapping) else ())):
         if name in ("trainer_name", "configuration", "fold", "current_epoch") and isinstance(value, str | int):
-            facts[name] = value
+            facts[name] = value[:MAX_TEXT] if isinstance(value, str) else value
     axes = loaded.get("inference_allowed_mirroring_axes")
-    if isinstance(axes, list | tuple) and all(isinstance(a, int) for a in axes):
+    if isinstance(axes, list | tuple) and len(axes) <= 3 and all(isinstance(a, int) for a in axes):
         facts["mirror_axes"] = sorted(axes)
     return facts
 
@@ -198,17 +226,18 @@ def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"facts": {}, "refused": f"it is damaged or no checkpoint ({line[:200]})"}
 
 
-def _limit(more_bytes: int) -> None:
-    """Let this process take no more than `more_bytes` beyond what torch itself took."""
+def _limit(more: _Limits) -> None:
+    """Let this process take no more than that beyond what torch itself took."""
     status = Path("/proc/self/status").read_text()
-    memory_bytes = int(status.split("VmData:")[1].split()[0]) * 1024 + more_bytes
+    memory_bytes = int(status.split("VmData:")[1].split()[0]) * 1024 + more.memory_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    cpu_s = math.ceil(time.process_time()) + more.cpu_s
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
 
 
 if __name__ == "__main__":
-    _limit(int(sys.argv[3]))
+    _limit(_Limits(int(sys.argv[3]), int(sys.argv[4])))
     with contextlib.redirect_stdout(sys.stderr):
         said = _answer(lambda: _open(sys.argv[1], sys.argv[2]))
     print(json.dumps(said))

@@ -16,7 +16,7 @@ from tomoscale.networks.architectures import make_network, reach_of
 from tomoscale.networks.bundle import Bundle, save_bundle
 from tomoscale.networks.card import Card, Windows
 from tomoscale.networks.checkpoint import Checkpoint, read_checkpoint
-from tomoscale.networks.plans import Plan, read_plan
+from tomoscale.networks.plans import Plan, inside, read_plan
 from tomoscale.networks.weights import check_tensors
 
 CHECKPOINTS = ("final", "best")
@@ -69,20 +69,19 @@ def import_nnunet(  # noqa: PLR0913 -- what a folder of results leaves open
     if checkpoint not in CHECKPOINTS:
         raise ValueError(f"checkpoint must be one of {CHECKPOINTS}, got {checkpoint!r}")
     plan = read_plan(source, configuration)
+    _check_network(plan, source)
     size = voxel_size_um or _spacing(plan, spacing_unit)
-    files = [folder / f"checkpoint_{checkpoint}.pth" for folder in _fold_folders(source, folds)]
+    files = [inside(source, f / f"checkpoint_{checkpoint}.pth") for f in _fold_folders(source, folds)]
     loaded = [read_checkpoint(file) for file in files]
     axes = {tuple(one.facts.get("mirror_axes", ())) for one in loaded}
     if len(axes) > 1:
         raise InputError(f"the folds of {source} are mirrored along different axes: {sorted(axes)}")
-    card = Card(
-        name or plan.dataset or source.name,
-        plan.classes,
-        size,
-        plan.normalisation,
-        Windows(plan.patch, mirror_axes=next(iter(axes)), axes=plan.axes, regions=plan.regions),
-        _training(source, plan, files, loaded),
-    )
+    try:
+        windows = Windows(plan.patch, mirror_axes=next(iter(axes)), axes=plan.axes, regions=plan.regions)
+        training = _training(source, plan, files, loaded)
+        card = Card(name or plan.dataset or source.name, plan.classes, size, plan.normalisation, windows, training)
+    except ValueError as error:
+        raise InputError(f"{source} cannot be imported: {error}") from error
     members = [
         _filled(plan.architecture, _as_trained(plan, one), one.tensors, file)
         for one, file in zip(loaded, files, strict=True)
@@ -135,6 +134,15 @@ def import_weights(
     return save_bundle(target, members, card, reach)
 
 
+def _check_network(plan: Plan, source: Path) -> None:
+    """Make the network without weights, before a checkpoint is opened."""
+    try:
+        with torch.device("meta"):
+            make_network(plan.architecture, plan.arguments)
+    except ValueError as error:
+        raise InputError(f"{source} cannot be imported: {error}") from error
+
+
 def _as_trained(plan: Plan, one: Checkpoint) -> Mapping[str, Any]:
     """Arguments with the norm of the weights: a trainer may change it, and leaves the plans as they are."""
     batch = any(name.endswith("norm.running_mean") for name in one.tensors)
@@ -170,7 +178,8 @@ def _named_as(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Any]) 
 
 def _as_float32(tensor: torch.Tensor, expected: torch.Tensor | None) -> torch.Tensor:
     """Networks here hold 32-bit numbers, whichever of those with a fraction they were saved as."""
-    return tensor.float() if expected is not None and expected.is_floating_point() else tensor
+    fits = expected is not None and expected.is_floating_point() and expected.shape == tensor.shape
+    return tensor.float() if fits and tensor.is_floating_point() else tensor
 
 
 def _spacing(plan: Plan, unit: str | None) -> Spacing:

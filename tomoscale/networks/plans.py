@@ -7,6 +7,7 @@ away what is zero around the sample before it normalises and predicts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from tomoscale.networks.planned_network import network_of
 
 PALETTE = ((0, 0, 0, 0), (74, 144, 217, 255), (245, 166, 61, 255), (238, 238, 238, 255), (126, 211, 33, 255))
 """Colours of classes that bring none; they repeat."""
+MAX_PATCH = 16384
+MAX_LABELS = 256
+MAX_NAME = 200
 _Z_Y_X = (0, 1, 2)
 
 
@@ -94,7 +98,7 @@ def read_plan(folder: Path, configuration: str | None = None) -> Plan:
 def _plan(name: str, plans: Mapping[str, Any], chosen: Mapping[str, Any], dataset: Mapping[str, Any]) -> Plan:
     regions = _regions(dataset)
     classes = _classes_of_regions(dataset, regions) if regions else _classes(dataset["labels"])
-    patch = tuple(int(n) for n in chosen["patch_size"])
+    patch = _patch(chosen["patch_size"])
     architecture, arguments = network_of(chosen)
     arguments = {**arguments, "in_channels": 1, "n_classes": len(regions) or len(classes), "dimensions": len(patch)}
     axes = _axes(plans)
@@ -108,8 +112,15 @@ def _plan(name: str, plans: Mapping[str, Any], chosen: Mapping[str, Any], datase
         regions,
         axes,
         _spacing(plans, chosen, axes),
-        str(plans.get("dataset_name", "")),
+        str(plans.get("dataset_name", ""))[:MAX_NAME],
     )
+
+
+def _patch(said: Sequence[Any]) -> tuple[int, ...]:
+    patch = tuple(int(n) for n in said)
+    if len(patch) not in (2, 3) or not all(1 <= n <= MAX_PATCH for n in patch):
+        raise ValueError(f"its patch_size must be two or three lengths from 1 to {MAX_PATCH}, got {said!r:.100}")
+    return patch
 
 
 def _axes(plans: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -127,6 +138,8 @@ def _spacing(plans: Mapping[str, Any], chosen: Mapping[str, Any], axes: Sequence
     said = [float(v) for v in chosen["spacing"]]
     if len(said) == 2:
         said = [float(plans["original_median_spacing_after_transp"][0]), *said]
+    if len(said) != 3 or not all(0 < v < math.inf for v in said):
+        raise ValueError(f"its spacing must be two or three lengths > 0, got {chosen['spacing']!r:.100}")
     z, y, x = (said[axes.index(axis)] for axis in _Z_Y_X)
     return z, y, x
 
@@ -154,6 +167,8 @@ def _inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _refuse_unsupported(plans: Mapping[str, Any], chosen: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
     channels = dataset.get("channel_names") or dataset.get("modality") or {}
+    if not 1 <= len(dataset["labels"]) <= MAX_LABELS:
+        raise ValueError(f"it has {len(dataset['labels'])} labels, a network here has at most {MAX_LABELS}")
     reasons = {
         f"it takes {len(channels)} channels ({_names(channels)}), but a volume has one grey value per voxel: train nnU-Net on "
         "one channel": len(channels) != 1,
@@ -231,7 +246,22 @@ def _normalisation(scheme: str, plans: Mapping[str, Any]) -> Normalisation:
     raise ValueError(f"its normalisation {scheme!r} is not one of nnU-Net's own, and is not supported")
 
 
+def inside(folder: Path, file: Path) -> Path:
+    """Return a file of a folder of results, unless a link leads out of the folder.
+
+    Raises
+    ------
+    InputError
+        If it does.
+    """
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{file} leads out of {folder} by a link: copy the folder with what its links lead to (cp -rL)"
+        )
+    return file
+
+
 def _json(file: Path) -> dict[str, Any]:
-    if not file.exists():
+    if not inside(file.parent, file).exists():
         raise InputError(f"{file.parent} is not a folder of results of nnU-Net v2: it holds no {file.name}")
     return read_json(file, "description of a network of nnU-Net v2", "copy it from the folder of results again")
