@@ -26,6 +26,8 @@ from tomoscale.networks.reach import probe
 
 STAGES = {"convolutions": [1, 2], "decoder_convolutions": [1]}
 PLAN = {"features": [3, 4], "strides": [[1, 1], [2, 2]], "kernel_sizes": [[3, 3]] * 2, **STAGES}
+RESIDUAL = {"blocks": [1, 2], "decoder_convolutions": [1], "stem": 3}
+RESIDUAL |= {name: PLAN[name] for name in ("features", "strides", "kernel_sizes")}
 SMALL = {
     "scaled_unet": {"depth": 2, "width": 2},
     "tomoseg_unet": {"width": 2},
@@ -33,6 +35,7 @@ SMALL = {
     "u2net": {"divide": 16},
     "sensor3d": {"width": 2},
     "nnunet": PLAN,
+    "nnunet_residual": RESIDUAL,
     "msd": {"depth": 5, "dilations": 3},
 }
 LAB = """

@@ -142,7 +142,7 @@ COMMANDS = (
                 type=values.word,
                 group=OF_WEIGHTS,
                 metavar="NAME",
-                help="scaled_unet, tomoseg_unet, hrnet, u2net, nnunet, sensor3d, msd, monai:DynUNet, smp:Unet, or your own",
+                help="scaled_unet, tomoseg_unet, hrnet, u2net, nnunet, nnunet_residual, sensor3d, msd, monai:DynUNet, smp:Unet, or your own",
             ),
             option(
                 "--arguments",

@@ -39,7 +39,7 @@ from tomoscale.networks.nnunet import without_aliases
 
 SECONDS = 600
 """Until a child is given up that waits for its disk."""
-CPU_SECONDS = 5
+CPU_SECONDS = 3
 """Of the child beyond the start of torch, and one more for each `BYTES_PER_SECOND` of the file."""
 BYTES_PER_SECOND = 2**25
 """Ten times as many are read."""
