@@ -56,6 +56,40 @@ def scaling_of(
     return Scaling.between(low, high)
 
 
+def scaling_unless_done(volume: Volume, how: Normalisation, record: Path, work: Work, *, asks: str) -> Scaling | None:
+    """Scaling of a volume by a scheme; None if `normalise` has scaled it so, or it lies in 0..1 already.
+
+    Trainings and segmentations both ask here, so that a network sees in use what it has learned from.
+
+    Parameters
+    ----------
+    volume, how, record, work
+        As for `scaling_of`.
+    asks : str
+        Who asks for the scheme, and the way out: ends the message.
+
+    Raises
+    ------
+    InputError
+        If it was scaled by another scheme, or has no contrast.
+    """
+    scheme = made_by_normalise(volume)
+    if scheme == how.scheme or (work.plan_only and volume.dtype.kind == "f"):
+        return None
+    if scheme is not None:
+        raise InputError(f"{volume.name} was normalised by {scheme}, but {asks}")
+    if volume.dtype.kind == "f" and how.scheme == "percentiles":
+        least, most = range_of(volume, Population(volume.dtype.name), (0.0, 100.0), record, work)
+        if least >= 0 and most <= 1:
+            return None
+    return scaling_of(volume, how, record, work)
+
+
+def counted_greys(volume: Volume, record: Path, work: Work) -> Counts:
+    """Histogram of all voxels that the numbers of a scaling come from, which is counted once for both."""
+    return work.measure((histogram(Population(volume.dtype.name)),), {"grey": volume}, record / "first")
+
+
 def range_of(
     volume: Volume, population: Population, percents: tuple[float, float], record: Place, work: Work
 ) -> tuple[float, float]:

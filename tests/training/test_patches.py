@@ -10,9 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import seeds
+from tests.networks.windowed import PlainNet, instance_net, reach_of, windowed_card
 from tests.training.tiny import QUIET, SIZE, data, recipe
+from tomoscale.commands import normalise
+from tomoscale.errors import InputError
 from tomoscale.geometry import Grid
+from tomoscale.kernels.grey_windows import GreyWindows
+from tomoscale.kernels.scaling import AS_IT_IS
 from tomoscale.memory_array import MemoryArray
+from tomoscale.networks.bundle import save_bundle
+from tomoscale.networks.card import Normalisation
+from tomoscale.segmentation.prepare import prepared as prepared_task
 from tomoscale.training.chunk_cache import ChunkCache
 from tomoscale.training.class_index import Cells, class_cells, index_of
 from tomoscale.training.patches import Patches, Prepared
@@ -20,7 +28,6 @@ from tomoscale.training.preparation import prepare
 from tomoscale.training.presets import NNUNET
 from tomoscale.training.recipe import Augmentation, Network, Sampling
 from tomoscale.training.samples import Sample
-from tomoscale.training.scaling import Scaling
 from tomoscale.volume import Volume
 
 SHAPE = (12, 14, 16)
@@ -36,9 +43,7 @@ def prepared(labels: np.ndarray, axes: tuple[int, ...] = (0, 1, 2), n_classes: i
     values = known.read()
     counts = class_cells(cells, n_classes)
     block = counts.block(Grid(labels.shape, labels.shape), 0)
-    return Prepared(
-        one, known, index_of(cells, counts.function(values, block=block)["cells"], "a"), Scaling(0, 1, None), axes
-    )
+    return Prepared(one, known, index_of(cells, counts.function(values, block=block)["cells"], "a"), AS_IT_IS, axes)
 
 
 def labels_of(seed: int) -> np.ndarray:
@@ -150,7 +155,47 @@ def test_scaling_is_that_of_the_whole_volume(tmp_path):
     ready = prepare(data(), how, tmp_path / "percentiles", QUIET)
     grey = data().training[0].grey.read().astype(np.float64)
     low, high = np.percentile(grey, how.normalisation.percentiles)
-    scaled = ready.training[0].scaling.apply(grey)
+    scaled = ready.training[0].scaling.scaled(grey)
     np.testing.assert_allclose(scaled, (np.clip(grey, low, high) - low) / (high - low), atol=1e-6)
     ready = prepare(data(), replace(how, normalisation=NNUNET.normalisation), tmp_path / "zscore", QUIET)
-    np.testing.assert_allclose(ready.training[0].scaling.apply(grey), (grey - grey.mean()) / grey.std(), atol=1e-5)
+    np.testing.assert_allclose(ready.training[0].scaling.scaled(grey), (grey - grey.mean()) / grey.std(), atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["percentiles", "zscore"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "normalised"])
+@pytest.mark.parametrize("slices", [1, 3])
+def test_a_patch_holds_the_bits_that_inference_shows_the_network(tmp_path, scheme, dtype, slices):
+    random = np.random.default_rng(7)
+    values = (random.gamma(2.0, 50.0, (5, 16, 24))).astype("float32" if dtype == "normalised" else dtype)
+    labels = Volume(MemoryArray(random.integers(0, 3, values.shape).astype(np.uint8), "labels"))
+    scan = Volume(MemoryArray(values), SIZE)
+    if dtype == "normalised":
+        scan = normalise(scan, tmp_path / "normal.zarr", scheme=scheme, work=QUIET)
+    how = recipe(
+        normalisation=Normalisation(scheme),
+        network=Network("scaled_unet", {"depth": 1, "width": 2, "in_slices": slices}),
+        augmentation=STILL,
+        sampling=Sampling((16, 24), 4, axes=("z",)),
+    )
+    both = replace(data(), training=(Sample("a", scan, labels),))
+    ready = prepare(both, how, tmp_path / "passes", QUIET).training[0]
+    batch, _ = Patches([ready], how).batch(0)
+    network = instance_net(kind=PlainNet, in_slices=slices)
+    save_bundle(tmp_path / "model", network, windowed_card(None, 3, how.normalisation), reach_of(2, local=True))
+    task = prepared_task(scan, tmp_path / "model", tmp_path / "histogram", QUIET)
+    windows = GreyWindows.of(task.bundle, scan.shape, task.scaling)
+    grid = Grid(scan.shape, (1, 16, 24))
+    seen = []
+    for number in range(len(grid)):
+        block = task.kernel().block(grid, number, scan.shape)
+        seen.append(windows.cut(scan.read(block.read), block, block.write, (0, 0, 0), (1, 16, 24))[0].tobytes())
+    assert len(set(seen)) == len(seen)
+    assert {patch.numpy().tobytes() for patch in batch} <= set(seen)
+
+
+def test_a_sample_normalised_by_another_scheme_is_refused(tmp_path):
+    both = data()
+    normal = normalise(both.training[0].grey, tmp_path / "normal.zarr", work=QUIET)
+    both = replace(both, training=(replace(both.training[0], grey=normal),))
+    with pytest.raises(InputError, match="was normalised by percentiles, but the recipe asks for zscore"):
+        prepare(both, recipe(normalisation=Normalisation("zscore")), tmp_path / "passes", QUIET)

@@ -63,9 +63,19 @@ class Scaling:
         values -= np.float32(self.offset)
         values /= np.float32(self.divisor)
 
+    def scaled(self, values: Array) -> Array:
+        """Scaled float32 copy of grey values of any type."""
+        result = values.astype(np.float32)
+        self.apply(result)
+        return result
+
     def describe(self) -> dict[str, Any]:
         """JSON values that say what is computed."""
         return asdict(self)
+
+
+AS_IT_IS = Scaling(0.0, 1.0)
+"""Changes no bit of float32 values."""
 
 
 def standardise(scaling: Scaling) -> Kernel:
@@ -89,8 +99,13 @@ def scale_block(values: Array, block: Block, scaling: Scaling) -> Array:
     InputError
         If a value is not finite.
     """
-    scaled = values[block.core].astype(np.float32)
-    refuse_not_finite(scaled, block.write, values.dtype)
+    return scale_region(values[block.core], block.write, scaling)
+
+
+def scale_region(values: Array, region: Region, scaling: Scaling) -> Array:
+    """Scale grey values that were read from a region: float32, as `scale_block`."""
+    scaled = values.astype(np.float32)
+    refuse_not_finite(scaled, region, values.dtype)
     scaling.apply(scaled)
     return scaled
 

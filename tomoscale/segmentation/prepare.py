@@ -11,9 +11,8 @@ from tomoscale.geometry import AXES
 from tomoscale.kernels.network import Runtime
 from tomoscale.kernels.scaling import Scaling
 from tomoscale.ledger import read_plan
-from tomoscale.measures.population import Population
 from tomoscale.networks.bundle import Bundle, load_bundle
-from tomoscale.normalisation import made_by_normalise, range_of, scaling_of
+from tomoscale.normalisation import scaling_unless_done
 from tomoscale.parts import parts_of
 from tomoscale.places import Place
 from tomoscale.plan import ledger_folder
@@ -58,23 +57,16 @@ def prepared(  # noqa: PLR0913 -- what `segment` is asked
     """
     how = Runtime(*runtime)
     bundle = load_bundle(model)
-    if volume.kind != "grey" or volume.dtype.kind not in "uif":
-        raise InputError(f"{volume.name} holds {volume.kind} ({volume.dtype}), but a network labels grey values")
-    if volume.dtype.itemsize > 4:
-        raise InputError(
-            f"{volume.name} holds {volume.dtype}, but a network takes grey values of at most 32 bits: store it as float32"
-        )
     if not bundle.reach.local and bundle.card.windows is None:
         raise InputError(
             f"{bundle.path}: what this network says of a voxel depends on the window as a whole, and its card names no "
             "windows, so its result would depend on the blocks: save the bundle again with Windows in its card"
         )
-    if not any_voxel_size:
-        _check_voxel_size(volume, bundle)
+    check_volume(volume, bundle, any_voxel_size=any_voxel_size)
     task = Task(bundle, volume, None, output, how)
     # Arguments are refused before the grey values are read.
     task.kernel()
-    return task if as_is else replace(task, scaling=_scaling(volume, bundle, record, work))
+    return task if as_is else replace(task, scaling=scaling_by_card(volume, bundle, record, work))
 
 
 def measured(task: Task, target: Place, tolerance: float | None, work: Work) -> Task:
@@ -143,8 +135,20 @@ def agreement(  # noqa: PLR0913 -- what is compared, and on which grey values
     return {"backend": backend, "precision": precision, **found}
 
 
-def _check_voxel_size(volume: Volume, bundle: Bundle) -> None:
-    if volume.voxel_size_um is None:
+def check_volume(volume: Volume, bundle: Bundle, *, any_voxel_size: bool) -> None:
+    """Refuse a volume that holds no grey values, or whose voxels are not of the size that the network was trained on.
+
+    Raises
+    ------
+    InputError
+    """
+    if volume.kind != "grey" or volume.dtype.kind not in "uif":
+        raise InputError(f"{volume.name} holds {volume.kind} ({volume.dtype}), but a network labels grey values")
+    if volume.dtype.itemsize > 4:
+        raise InputError(
+            f"{volume.name} holds {volume.dtype}, but a network takes grey values of at most 32 bits: store it as float32"
+        )
+    if any_voxel_size or volume.voxel_size_um is None:
         return
     trained = bundle.card.voxel_size_um
     for axis, one, other in zip(AXES, volume.voxel_size_um, trained, strict=True):
@@ -157,28 +161,11 @@ def _check_voxel_size(volume: Volume, bundle: Bundle) -> None:
             )
 
 
-def _scaling(volume: Volume, bundle: Bundle, record: Place, work: Work) -> Scaling | None:
-    """Scaling of a volume by the card; None if `normalise` has scaled it, or it lies in 0..1 already.
-
-    Raises
-    ------
-    InputError
-        If it was scaled by another scheme.
-    """
+def scaling_by_card(volume: Volume, bundle: Bundle, record: Place, work: Work) -> Scaling | None:
+    """Scaling of a volume by the card, see `scaling_unless_done`."""
     how = bundle.card.normalisation
-    scheme = made_by_normalise(volume)
-    if scheme == how.scheme or (work.plan_only and volume.dtype.kind == "f"):
-        return None
-    if scheme is not None:
-        raise InputError(
-            f"{volume.name} was normalised by {scheme}, but {bundle.card.name!r} was trained on {how.scheme}: give the volume "
-            "before it was normalised, or go on with --as-is"
-        )
-    if volume.dtype.kind == "f" and how.scheme == "percentiles":
-        least, most = range_of(volume, Population(volume.dtype.name), (0.0, 100.0), record, work)
-        if least >= 0 and most <= 1:
-            return None
-    return scaling_of(volume, how, record, work)
+    asks = f"{bundle.card.name!r} was trained on {how.scheme}: give the volume before it was normalised, or go on with --as-is"
+    return scaling_unless_done(volume, how, record, work, asks=asks)
 
 
 def _noted(target: Place) -> dict[str, Any]:

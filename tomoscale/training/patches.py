@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from tomoscale.geometry import AXES, Region
+from tomoscale.kernels.scaling import Scaling
 from tomoscale.training.augmentation import Placement, change_greys, interpolate, place
 from tomoscale.training.chunk_cache import ChunkCache
 from tomoscale.training.class_index import ClassIndex
 from tomoscale.training.recipe import Recipe
 from tomoscale.training.samples import Sample
-from tomoscale.training.scaling import Scaling
 from tomoscale.volume import Volume
 
 
@@ -108,7 +108,7 @@ class Patches:
         spatial = (axis, *(a for a in range(3) if a != axis)) if self.recipe.dimensions == 2 else (0, 1, 2)
         placement = place(self.recipe.augmentation, self.recipe.sampling.patch, random)
         grey, labels = self._read(which, voxel, spatial, placement, random)
-        values = self.samples[which].scaling.apply(grey)
+        values = self.samples[which].scaling.scaled(grey)
         return change_greys(placement.reorder(values), self.recipe.augmentation, random), placement.reorder(labels)
 
     def _voxel(self, random: np.random.Generator) -> tuple[int, tuple[int, int, int]]:

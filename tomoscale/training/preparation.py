@@ -14,14 +14,15 @@ from torch import nn
 
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import AXES
+from tomoscale.kernels.scaling import AS_IT_IS
 from tomoscale.networks.architectures import make_network
 from tomoscale.networks.workspace import training_bytes, workspace_bytes
+from tomoscale.normalisation import counted_greys, scaling_unless_done
 from tomoscale.resources import this_machine
 from tomoscale.training.class_index import cells_of, class_cells, index_of
 from tomoscale.training.patches import Prepared
 from tomoscale.training.recipe import Recipe
 from tomoscale.training.samples import Data, Sample
-from tomoscale.training.scaling import scaling_of
 from tomoscale.work import Work
 
 LARGEST_STRIDE = 256
@@ -73,7 +74,7 @@ def prepare(data: Data, recipe: Recipe, records: Path, work: Work) -> PreparedDa
     for part, samples in (("training", data.training), ("validation", data.validation)):
         for number, sample in enumerate(samples):
             axes = _axes_of(sample, recipe)
-            record = str(records / f"{part}_{number}")
+            record = records / f"{part}_{number}"
             one, content = _prepare(sample, axes, len(data.classes), recipe, record, work)
             prepared[part].append(one)
             contents[part].append(content)
@@ -176,12 +177,15 @@ def accelerator_of(recipe: Recipe) -> str:
 
 
 def _prepare(
-    sample: Sample, axes: tuple[int, ...], n_classes: int, recipe: Recipe, record: str, work: Work
+    sample: Sample, axes: tuple[int, ...], n_classes: int, recipe: Recipe, record: Path, work: Work
 ) -> tuple[Prepared, str]:
     labels = sample.known(n_classes)
-    scaling, histogram = scaling_of(sample.grey, recipe.normalisation, record, work)
+    histogram = counted_greys(sample.grey, record, work)
+    how = recipe.normalisation
+    asks = f"the recipe asks for {how.scheme}: give the volume before it was normalised"
+    scaling = scaling_unless_done(sample.grey, how, record, work, asks=asks) or AS_IT_IS
     cells = cells_of(sample.grey.shape, n_classes)
-    counts = work.measure((class_cells(cells, n_classes),), {"labels": labels}, f"{record}/classes")
+    counts = work.measure((class_cells(cells, n_classes),), {"labels": labels}, record / "classes")
     index = index_of(cells, np.asarray(counts["cells"]), labels.name)
     if not index.counts.any():
         raise InputError(f"sample {sample.name}: no voxel of {labels.name} is labelled")

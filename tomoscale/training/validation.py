@@ -81,7 +81,7 @@ def whole_slices(samples: Sequence[Prepared], recipe: Recipe, stride: Sequence[i
         else:
             starts = [int(random.integers(n - p + 1)) for n, p in zip(shape, recipe.sampling.patch, strict=True)]
             z, y, x = (slice(s, s + p) for s, p in zip(starts, recipe.sampling.patch, strict=True))
-            values = sample.scaling.apply(sample.sample.grey.read((z, y, x)))[None]
+            values = sample.scaling.scaled(sample.sample.grey.read((z, y, x)))[None]
         yield _padded(torch.from_numpy(values), stride)[None]
 
 
@@ -100,7 +100,7 @@ def _slab(sample: Prepared, recipe: Recipe, axis: int, middle: int) -> np.ndarra
     low, high = max(0, middle - half), min(length - 1, middle + half)
     slab = np.moveaxis(sample.sample.grey.read(_at(sample, axis, low, high + 1)), axis, 0)
     shown = [min(max(n, low), high) - low for n in range(middle - half, middle + half + 1)]
-    return sample.scaling.apply(slab[shown])
+    return sample.scaling.scaled(slab[shown])
 
 
 def _labelled(sample: Prepared, axis: int) -> Sequence[int]:
@@ -113,7 +113,7 @@ def _windows(sample: Prepared, recipe: Recipe) -> Iterator[tuple[np.ndarray, np.
         z, y, x = (slice(s, min(s + p, n)) for s, p, n in zip(start, patch, shape, strict=True))
         truth = sample.labels.read((z, y, x))
         if (truth != IGNORED).any():
-            yield sample.scaling.apply(sample.sample.grey.read((z, y, x)))[None], truth
+            yield sample.scaling.scaled(sample.sample.grey.read((z, y, x)))[None], truth
 
 
 def _at(sample: Prepared, axis: int, start: int, stop: int) -> Region:
