@@ -116,6 +116,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 voting=options.voting,
                 tile=options.tile,
                 method=options.method,
+                as_is=True,
                 work=work,
             )
             seconds.append(time.perf_counter() - start)

@@ -12,6 +12,7 @@ from tests.kernels.test_rotation import turned_back_by_scipy, turned_by_scipy
 from tests.networks.random import card, random_network
 from tests.traced import Traced
 from tomoscale import block_runs
+from tomoscale.commands import normalise
 from tomoscale.errors import BlocksFailed, InputError, PlanError
 from tomoscale.geometry import Grid, region_shape
 from tomoscale.kernels import planes as kernels
@@ -21,6 +22,7 @@ from tomoscale.kernels.plane_sums import add_predicted, add_turned, frame_of, pr
 from tomoscale.kernels.rotation import Rotation
 from tomoscale.ledger import Ledger
 from tomoscale.networks.bundle import load_bundle, save_bundle
+from tomoscale.networks.card import Normalisation
 from tomoscale.parts import parts_of
 from tomoscale.plan import ledger_folder
 from tomoscale.resources import Resources
@@ -301,7 +303,10 @@ def test_plan_only_shows_both_costs_and_makes_nothing(model, tmp_path, capsys):
 
 def test_three_planes_take_voxels_that_are_no_cubes(model, tmp_path):
     source = volume(grey(), (5.0, 5.0, 6.0))
-    assert segment_planes(source, tmp_path / "labels.zarr", model=model, planes=3, work=work()).finished
+    with pytest.raises(InputError, match="was trained on 5 µm"):
+        segment_planes(source, tmp_path / "labels.zarr", model=model, planes=3, work=work())
+    options = {"model": model, "planes": 3, "any_voxel_size": True}
+    assert segment_planes(source, tmp_path / "labels.zarr", work=work(), **options).finished
     fusion = Fusion.of(source, load_bundle(model), Fusing(3))
     assert "are no cubes" in str(plan_planes(fusion, Outputs(tmp_path / "other.zarr"), work()))
 
@@ -309,7 +314,7 @@ def test_three_planes_take_voxels_that_are_no_cubes(model, tmp_path):
 @pytest.mark.parametrize(
     ("voxel_size", "options", "error", "message"),
     [
-        ((5.0, 5.0, 6.0), {}, InputError, "planes at 45 degrees need cubes: resample"),
+        ((5.0, 5.0, 6.0), {"any_voxel_size": True}, InputError, "planes at 45 degrees need cubes: resample"),
         (None, {}, InputError, "does not say how large a voxel is"),
         (5.0, {"planes": 5}, ValueError, "planes must be 1, 3 or 9, got 5"),
         (5.0, {"storage": "int8"}, ValueError, "storage must be one of"),
@@ -325,15 +330,19 @@ def test_bad_input_is_refused_before_work_starts(model, tmp_path, voxel_size, op
 
 
 def test_networks_and_values_that_do_not_fit_are_refused(model, tmp_path):
-    with pytest.raises(InputError, match=r"needs values scaled to 0\.\.1"):
+    with pytest.raises(InputError, match="no contrast to scale"):
         segment_planes(volume(np.zeros(SHAPE, np.uint16)), tmp_path / "a.zarr", model=model, work=work())
+    with pytest.raises(InputError, match="grey values of at most 32 bits: store it as float32"):
+        segment_planes(volume(np.zeros(SHAPE)), tmp_path / "a.zarr", model=model, work=work())
     save_bundle(tmp_path / "3d", random_network(1, 2, dimensions=3, n_classes=2), card(2))
     with pytest.raises(InputError, match="is a network on volumes, but planes are fused for networks on single slices"):
         segment_planes(volume(grey()), tmp_path / "a.zarr", model=tmp_path / "3d", work=work())
     broken = grey()
     broken[3, 4, 5] = np.nan
-    with pytest.raises((InputError, BlocksFailed), match="hold NaN or infinity"):
-        segment_planes(volume(broken), tmp_path / "b.zarr", model=model, work=work())
+    for method in ("slabs", "blocks"):
+        target = tmp_path / f"{method}.zarr"
+        with pytest.raises((InputError, BlocksFailed), match="hold NaN or infinity"):
+            segment_planes(volume(broken), target, model=model, method=method, as_is=True, work=work())
 
 
 def test_members_are_averaged_as_on_single_slices(tmp_path):
@@ -346,6 +355,25 @@ def test_members_are_averaged_as_on_single_slices(tmp_path):
     save_bundle(tmp_path / "first", members[0], card(N_CLASSES))
     first = segment_planes(scan, tmp_path / "first.zarr", model=tmp_path / "first", planes=1, work=work()).read()
     assert (first != fused).any()
+
+
+@pytest.mark.parametrize("scheme", ["percentiles", "zscore"])
+def test_grey_values_are_scaled_by_the_card_to_the_bits_of_normalising_first(tmp_path, scheme):
+    values = np.random.default_rng(2).gamma(2.0, 900.0, SHAPE).astype(np.uint16)
+    said = replace(card(N_CLASSES), normalisation=Normalisation(scheme))
+    save_bundle(tmp_path / "model", random_network(1, 3, seed=1, n_classes=N_CLASSES), said)
+    normal = normalise(volume(values), tmp_path / "normal.zarr", scheme=scheme, work=work())
+    results = []
+    for n, (source, method) in enumerate([(normal, "slabs"), (volume(values), "slabs"), (volume(values), "blocks")]):
+        target, shares = tmp_path / f"labels_{n}.zarr", tmp_path / f"shares_{n}"
+        how = {"model": tmp_path / "model", "method": method, "keep_probabilities": shares}
+        segment_planes(source, target, work=work((5, 14, 7)), **how)
+        results.append([open_zarr(path).read() for path in (target, *sorted(shares.iterdir()))])
+    for other in results[1:]:
+        for one, expected in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(one, expected)
+    raw = segment_planes(volume(values), tmp_path / "raw.zarr", model=tmp_path / "model", as_is=True, work=work())
+    assert (raw.read() != results[0][0]).any()
 
 
 def test_what_belongs_to_single_slices_is_refused_of_planes(tmp_path, model):

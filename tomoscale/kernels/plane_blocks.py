@@ -13,6 +13,7 @@ from tomoscale.geometry import Block, Halo, Region, Shape, region_shape, three
 from tomoscale.kernels.plane_sums import interleaved, part_of, tally_shape, voxels_of, written
 from tomoscale.kernels.planes import PlaneNetwork
 from tomoscale.kernels.rotation import Rotation
+from tomoscale.kernels.scaling import Scaling, scale_region
 from tomoscale.kernels.voting import Ballot, add_plane, elected, restored, stored
 from tomoscale.step import Kernel
 
@@ -24,6 +25,7 @@ def fuse_blocks(
     *,
     labels: bool,
     dtype: np.dtype,
+    scaling: Scaling | None = None,
 ) -> Kernel:
     """Kernel that computes all planes for a block at once, from grey values to labels, or to the tally.
 
@@ -38,6 +40,8 @@ def fuse_blocks(
         Return labels; else the tally, its numbers after each other along z.
     dtype : numpy dtype
         What the probabilities of turned planes are rounded to, see `stored`.
+    scaling : Scaling, optional
+        Of grey values before anything else.
     """
     shape = networks[0].volume_shape
     block = three(min(b, n) for b, n in zip(block_shape, shape, strict=True))
@@ -46,10 +50,11 @@ def fuse_blocks(
     k = 1 if labels else ballot.numbers
     return Kernel(
         "fuse planes" if labels else "add planes",
-        _FuseBlock(networks, ballot, labels, dtype),
+        _FuseBlock(networks, ballot, labels, dtype, scaling),
         halo,
         np.dtype(np.uint8 if labels else np.float32),
-        bytes_per_voxel=16,
+        # With the scaled values, and a mask of those that are finite.
+        bytes_per_voxel=16 + (0 if scaling is None else 4 + 1),
         parameters={}
         if labels
         else {"planes": [{**n.parameters, "numbers": k} for n in networks], "dtype": dtype.name},
@@ -67,10 +72,13 @@ class _FuseBlock:
     ballot: Ballot
     labels: bool
     dtype: np.dtype
+    scaling: Scaling | None
 
     def __call__(self, grey: Array, block: Block) -> Array:
         k = 1 if self.labels else self.ballot.numbers
         region = voxels_of(block, k)
+        if self.scaling is not None:
+            grey = scale_region(grey, block.read, self.scaling)
         tally = namespace_for(grey).zeros(tally_shape(region, self.ballot.numbers), np.float32)
         for network in self.networks:
             add_plane(tally, self._shares(network, grey, region, block), self.ballot)

@@ -16,23 +16,25 @@ from tomoscale.arrays import Array, namespace_for
 from tomoscale.geometry import Block, Halo, Region, Shape, region_shape, shift, three
 from tomoscale.kernels.planes import PlaneNetwork
 from tomoscale.kernels.rotation import Rotation
+from tomoscale.kernels.scaling import Scaling, scale_region
 from tomoscale.kernels.voting import Ballot, add_plane, restored, stored
 from tomoscale.step import Kernel
 
 
-def add_predicted(network: PlaneNetwork, ballot: Ballot, *, first: bool) -> Kernel:
+def add_predicted(network: PlaneNetwork, ballot: Ballot, *, first: bool, scaling: Scaling | None = None) -> Kernel:
     """Kernel that adds what a plane without rotation says to a tally: inputs "grey" and, unless `first`, "tally".
 
-    Tallies are read as (z, numbers, y, x) and written with the numbers after each other along z.
+    Tallies are read as (z, numbers, y, x) and written with the numbers after each other along z. Grey values are scaled
+    first, unless `scaling` is None.
     """
     k = ballot.numbers
     return Kernel(
         f"add plane {network.plane.name}",
-        _AddPredicted(network, ballot),
+        _AddPredicted(network, ballot, scaling),
         network.halo,
         np.dtype(np.float32),
-        # The tally and the shares of a plane.
-        bytes_per_voxel=4 * (2 * k + ballot.n_classes),
+        # The tally and the shares of a plane; scaled values with a mask of those that are finite.
+        bytes_per_voxel=4 * (2 * k + ballot.n_classes) + (0 if scaling is None else 4 + 1),
         parameters={**network.parameters, "numbers": k},
         stride=network.along_axes(network.tiles.stride),
         tile=network.along_axes(network.tiles.tile),
@@ -95,6 +97,7 @@ def add_turned(rotation: Rotation, name: str, ballot: Ballot) -> Kernel:
 class _AddPredicted:
     network: PlaneNetwork
     ballot: Ballot
+    scaling: Scaling | None
 
     def __call__(self, grey: Array, *rest: Array | Block) -> Array:
         block = rest[-1]
@@ -107,6 +110,8 @@ class _AddPredicted:
             tally = rest[0][z, :, y, x].copy()  # type: ignore[index]
         else:
             tally = xp.zeros(tally_shape(region, self.ballot.numbers), np.float32)
+        if self.scaling is not None:
+            grey = scale_region(grey, block.read, self.scaling)
         add_plane(tally, self.network.shares(region, partial(part_of, grey, block), grey), self.ballot)
         return written(tally, region, block)
 

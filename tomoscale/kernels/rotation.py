@@ -22,6 +22,7 @@ import numpy as np
 
 from tomoscale.arrays import Array, namespace_for, on_host
 from tomoscale.geometry import Block, Halo, Region, Shape, region_shape, three
+from tomoscale.kernels.scaling import Scaling, scale_region
 from tomoscale.kernels.slice_sampling import Tables, differences, positions, sample, sample_on_host, span_of, sums
 from tomoscale.step import Kernel
 
@@ -160,31 +161,36 @@ class Rotation:
         return result
 
 
-def rotate(axis: int, shape: Shape) -> Kernel:
+def rotate(axis: int, shape: Shape, scaling: Scaling | None = None) -> Kernel:
     """Kernel of `Rotation.turn` for a volume of `shape`; a block reads whole slices across the axis of rotation.
 
     Parameters
     ----------
     axis : 0, 1, 2
     shape : (Z, Y, X)
+    scaling : Scaling, optional
+        Of grey values before they are turned: what lies beyond the volume is 0 after it.
     """
     rotation = Rotation(axis, shape)
     whole = three(1 if a == axis else max(n, rotation.edge) for a, n in enumerate(shape))
     ratio = math.prod(rotation.canvas) / math.prod(shape)
     return Kernel(
         "rotate by 45 degrees",
-        partial(_rotate_block, rotation=rotation),
+        partial(_rotate_block, rotation=rotation, scaling=scaling),
         Halo(),
         np.dtype(np.float32),
-        bytes_per_voxel=4 * ratio,
-        parameters={"axis": axis, "shape": list(shape)},
+        # The result, and the scaled values with a mask of those that are finite.
+        bytes_per_voxel=4 * ratio + (0 if scaling is None else 4 + 1),
+        parameters={"axis": axis, "shape": list(shape), "scaling": scaling and scaling.describe()},
         tile=whole,
         target_shape=partial(_canvas_of, rotation=rotation),
         located=True,
     )
 
 
-def _rotate_block(values: Array, block: Block, rotation: Rotation) -> Array:
+def _rotate_block(values: Array, block: Block, rotation: Rotation, scaling: Scaling | None) -> Array:
+    if scaling is not None:
+        values = scale_region(values, block.read, scaling)
     return rotation.turn(values, tuple(r.start for r in block.read), block.write)
 
 

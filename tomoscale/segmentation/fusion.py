@@ -14,6 +14,7 @@ from tomoscale.geometry import Shape
 from tomoscale.kernels.nine_planes import PLANES
 from tomoscale.kernels.plane_blocks import fuse_blocks
 from tomoscale.kernels.planes import PlaneNetwork, plane_network
+from tomoscale.kernels.scaling import Scaling
 from tomoscale.kernels.voting import Ballot, of_tally
 from tomoscale.networks.bundle import Bundle
 from tomoscale.parts import origin_of
@@ -70,12 +71,13 @@ class Fusion:
     Attributes
     ----------
     volume : Volume
-        Normalised.
     bundle : Bundle
     fusing : Fusing
     ballot : Ballot
     networks : tuple of PlaneNetwork
         One per plane, in the order they are added.
+    scaling : Scaling or None
+        Of grey values, before anything is turned; None takes them as they are.
     """
 
     volume: Volume
@@ -83,6 +85,7 @@ class Fusion:
     fusing: Fusing
     ballot: Ballot
     networks: tuple[PlaneNetwork, ...]
+    scaling: Scaling | None = None
 
     @classmethod
     def of(cls, volume: Volume, bundle: Bundle, fusing: Fusing, *, votes: bool = False) -> Fusion:
@@ -99,14 +102,8 @@ class Fusion:
         Raises
         ------
         InputError
-            If the volume is not normalised, nine planes are wanted of voxels that are not cubes, or the network is not
-            one on single slices.
+            If nine planes are wanted of voxels that are not cubes, or the network is not one on single slices.
         """
-        if volume.dtype.kind != "f" or volume.dtype.itemsize > 4:
-            raise InputError(
-                f"{volume.name} holds {volume.dtype}, but a network needs values scaled to 0..1 in at most 32 bits: run "
-                "`tomoscale normalise` first"
-            )
         if fusing.planes == 9:
             _check_cubes(volume)
         networks = tuple(
@@ -140,6 +137,7 @@ class Fusion:
             "weights_sha256": self.bundle.weights_sha256,
             "architecture": self.bundle.architecture,
             "arguments": dict(self.bundle.arguments),
+            "scaling": self.scaling and self.scaling.describe(),
             "storage": self.fusing.storage,
             "space": self.fusing.space,
             "backend": first.runtime[0],
@@ -154,7 +152,9 @@ class Fusion:
 
     def of_blocks(self, block_shape: Shape, *, labels: bool) -> Kernel:
         """Kernel that fuses all planes of a block: to labels, or to the tally of `Tallying`."""
-        kernel = fuse_blocks(self.networks, self.ballot, block_shape, labels=labels, dtype=self.dtype)
+        kernel = fuse_blocks(
+            self.networks, self.ballot, block_shape, labels=labels, dtype=self.dtype, scaling=self.scaling
+        )
         if not labels:
             return self.described(kernel)
         return replace(kernel, parameters=self.described(of_tally("labels", self.ballot)).parameters)

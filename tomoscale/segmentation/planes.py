@@ -20,11 +20,13 @@ from typing import Any
 
 from tomoscale.formats import Source, opened
 from tomoscale.geometry import Shape
+from tomoscale.kernels.scaling import AS_IT_IS
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.parts import parts_of
 from tomoscale.places import Place, place
 from tomoscale.segmentation.fusion import Fusing, Fusion, Outputs
 from tomoscale.segmentation.planes_plan import plan_planes
+from tomoscale.segmentation.prepare import check_volume, scaling_by_card
 from tomoscale.segmentation.segment import SHIPPED_MODEL
 from tomoscale.segmentation.slabs import Running, tally_by_slabs
 from tomoscale.segmentation.stacked import stacked
@@ -42,15 +44,19 @@ def segment_planes(  # noqa: PLR0913 -- what is fused and how, and the four volu
     keep_probabilities: str | Path | None = None,
     disagreement: str | Path | None = None,
     entropy: str | Path | None = None,
+    as_is: bool = False,
+    any_voxel_size: bool = False,
     work: Work | None = None,
     **fusing: Any,
 ) -> Volume:
-    """Label every voxel of a normalised volume by a network on slices in several planes.
+    """Label every voxel of a volume by a network on slices in several planes.
+
+    Grey values are scaled as the network's card says, as by `tomoscale.segmentation.segment.segment`.
 
     Parameters
     ----------
     source : Volume or path
-        Floating point, scaled to 0..1 by `normalise`; what lies beyond it is taken as 0.
+        Grey values; what lies beyond is 0 after they are scaled.
     target : path
     model : path or None
         Folder of a bundle of a network on single slices; None takes the small model that ships.
@@ -64,6 +70,10 @@ def segment_planes(  # noqa: PLR0913 -- what is fused and how, and the four volu
         Volume of how many planes chose another label than that elected, uint8.
     entropy : path or None
         Volume of the entropy of the mean probabilities, 0 to 1, float32.
+    as_is : bool
+        Take grey values as they are, whatever they are.
+    any_voxel_size : bool
+        Go on where voxels are not of the size that the network was trained on.
     work : Work or None
     **fusing
         Further fields of `Fusing`: voting, tie, space, storage, tile, backend, precision.
@@ -76,8 +86,8 @@ def segment_planes(  # noqa: PLR0913 -- what is fused and how, and the four volu
     Raises
     ------
     InputError
-        If the volume is not normalised, its voxels are not cubes for nine planes, or the network is not one on single
-        slices.
+        If volume and bundle do not fit each other, its voxels are not cubes for nine planes, or the network is not one on
+        single slices.
     ValueError
         If an argument is out of its range.
     PlanError
@@ -90,7 +100,13 @@ def segment_planes(  # noqa: PLR0913 -- what is fused and how, and the four volu
     work, target = work or Work(), place(target)
     outputs = Outputs(target, *(None if p is None else Path(p) for p in (keep_probabilities, disagreement, entropy)))
     bundle, options = load_bundle(model or SHIPPED_MODEL), Fusing(planes, **fusing)
-    fusion = Fusion.of(opened(source), bundle, options, votes=disagreement is not None)
+    volume = opened(source)
+    check_volume(volume, bundle, any_voxel_size=any_voxel_size)
+    fusion = Fusion.of(volume, bundle, options, votes=disagreement is not None)
+    if not as_is:
+        fusion = replace(fusion, scaling=scaling_by_card(volume, bundle, target.with_suffix(".histogram"), work))
+    elif volume.dtype.kind != "f":
+        fusion = replace(fusion, scaling=AS_IT_IS)
     kernels, running = outputs.kernels(fusion), Running(work)
     if all(running.finished(kernel, path) for path, kernel in kernels.items()):
         running.drop(parts_of(target))

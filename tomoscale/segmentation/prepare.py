@@ -57,11 +57,6 @@ def prepared(  # noqa: PLR0913 -- what `segment` is asked
     """
     how = Runtime(*runtime)
     bundle = load_bundle(model)
-    if not bundle.reach.local and bundle.card.windows is None:
-        raise InputError(
-            f"{bundle.path}: what this network says of a voxel depends on the window as a whole, and its card names no "
-            "windows, so its result would depend on the blocks: save the bundle again with Windows in its card"
-        )
     check_volume(volume, bundle, any_voxel_size=any_voxel_size)
     task = Task(bundle, volume, None, output, how)
     # Arguments are refused before the grey values are read.

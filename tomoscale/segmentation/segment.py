@@ -77,8 +77,8 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
     Raises
     ------
     InputError
-        If the bundle is damaged, the volume holds no grey values, voxels differ by more than 10 % from those that the
-        network was trained on, or its result depends on its window and the card names no windows.
+        If the bundle is damaged, the volume holds no grey values, or voxels differ by more than 10 % from those that
+        the network was trained on.
     ValueError
         If an argument is out of its range.
     """
@@ -98,9 +98,8 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
         from tomoscale.segmentation.planes import segment_planes
 
         fused |= {"backend": backend, "precision": precision, "storage": quantisation}
-        return segment_planes(
-            source, target, model=model, planes=planes, keep_probabilities=probabilities, work=work, **fused
-        )
+        fused |= {"keep_probabilities": probabilities, "as_is": as_is, "any_voxel_size": any_voxel_size}
+        return segment_planes(source, target, model=model, planes=planes, work=work, **fused)
     task = prepared(
         opened(source),
         model or SHIPPED_MODEL,
@@ -133,7 +132,8 @@ def summary(volume: Volume) -> dict[str, Any]:
         return {}
     said = steps[0]
     if "fused planes" in said:
-        return {"fused_planes": said["fused planes"], "backend": said["backend"], "precision": said["precision"]}
+        names = ("scaling", "backend", "precision")
+        return {"fused_planes": said["fused planes"]} | {name: said[name] for name in names}
     counts = said.get("computed") or {name: values[0] for name, values in record.get("counts", {}).items()}
     total = said.get("windows", said.get("tiles"))
     windows = {"in_grid": total, "computed": counts.get("windows"), "of_one_value": counts.get("constant_windows")}

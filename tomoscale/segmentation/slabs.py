@@ -74,7 +74,7 @@ def _adding(fusion: Fusion, n: int) -> Kernel:
     network = fusion.networks[n]
     rotation = network.plane.rotation
     if rotation is None:
-        kernel = add_predicted(network, fusion.ballot, first=n == 0)
+        kernel = add_predicted(network, fusion.ballot, first=n == 0, scaling=fusion.scaling)
     else:
         kernel = add_turned(Rotation(rotation, fusion.volume.shape), network.plane.name, fusion.ballot)
     return fusion.described(kernel, n + 1)
@@ -84,7 +84,7 @@ def _turned_shares(fusion: Fusion, n: int, parts: Path, maker: Maker) -> Volume:
     """What a diagonal plane says, on the grid of the turned volume."""
     network = fusion.networks[n]
     assert network.plane.rotation is not None
-    turning = rotate(network.plane.rotation, fusion.volume.shape)
+    turning = rotate(network.plane.rotation, fusion.volume.shape, fusion.scaling)
     turned = maker.make(turning, {"source": fusion.volume}, _turned(parts, network))
     predicting = predict_turned(network, fusion.dtype)
     return maker.make(predicting, {"source": turned}, parts / f"shares_{n}.zarr", fusion.ballot.n_classes)
