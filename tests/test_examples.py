@@ -168,10 +168,10 @@ def test_implant_study_ends_with_a_report_and_goes_on_where_it_was(tmp_path):
 
 
 def test_training_the_demo_model_writes_a_bundle_that_loads(tmp_path):
-    short = "import sys; sys.argv = ['train', 'bundle', '--steps', '2']; import train_demo_model as t; t.SIZES = (48, 40); t.PATCH = 32; t.main()"
+    short = "import sys; sys.argv = ['train', 'out', '--steps', '2']; import train_demo_model as t; t.SIZES = (48, 40); t.PATCH = 32; t.main()"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}"}
     subprocess.run([sys.executable, "-c", short], cwd=tmp_path, env=environment, check=True, timeout=240)
-    assert [c.id for c in load_bundle(tmp_path / "bundle").classes] == [0, 1, 2, 3]
+    assert [c.id for c in load_bundle(tmp_path / "out" / "network" / "last").classes] == [0, 1, 2, 3]
 
 
 def test_training_on_sandstone_judges_the_last_network(tmp_path):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tomoscale.studies import implant as implant
     from tomoscale.thresholding import threshold as threshold
     from tomoscale.training.cross_validation import cross_validate as cross_validate
+    from tomoscale.training.loop import fit as fit
     from tomoscale.volume import Volume as Volume
     from tomoscale.volume import create_volume as create_volume
     from tomoscale.work import Work as Work
@@ -58,6 +59,7 @@ _HOMES = {
     "cross_validate": "training.cross_validation",
     "distance": "objects.distance",
     "export_volume": "formats.export",
+    "fit": "training.loop",
     "import_nnunet": "networks.importing",
     "import_weights": "networks.importing",
     "load_bundle": "networks.bundle",

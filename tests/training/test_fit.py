@@ -31,8 +31,10 @@ from tomoscale.training.curves import draw_curves
 from tomoscale.training.loop import fit
 from tomoscale.training.optimisation import Judgement, MovingAverage, make_optimiser, rate_factor
 from tomoscale.training.preparation import prepare
-from tomoscale.training.recipe import Augmentation, Loss, Machine, Network, Optimiser, Sampling, Schedule, Stop
+from tomoscale.training.presets import PRESETS
+from tomoscale.training.recipe import Augmentation, Loss, Machine, Network, Optimiser, Recipe, Sampling, Schedule, Stop
 from tomoscale.training.samples import Sample
+from tomoscale.training.validation import measures_anew
 from tomoscale.volume import Volume
 from tomoscale.work import Work
 
@@ -194,7 +196,7 @@ def test_it_learns_what_grey_values_say(tmp_path):
 
 def test_statistics_are_measured_anew_on_whole_slices(tmp_path):
     how = recipe(network=Network("scaled_unet", {"depth": 1, "width": 2}), stop=Stop(3, 3, 3), average=0.5)
-    lagging = fit(how, data(), tmp_path / "lagging", work=QUIET)
+    lagging = fit(replace(how, recalibrate=0), data(), tmp_path / "lagging", work=QUIET)
     measured = fit(replace(how, recalibrate=24), data(), tmp_path / "measured", work=QUIET)
     trained = [checkpoint.load(r.last.parent / checkpoint.NAME)[0] for r in (lagging, measured)]
     for name, tensor in trained[0].items():
@@ -208,6 +210,14 @@ def test_statistics_are_measured_anew_on_whole_slices(tmp_path):
     assert (seen[0].mean((0, 2, 3)) - network.encoders[0][1].running_mean).abs().max() < 0.02
     far = load_bundle(lagging.last).network().encoders[0][1].running_mean
     assert (seen[0].mean((0, 2, 3)) - far).abs().max() > 0.05
+
+
+def test_statistics_are_measured_anew_unless_the_recipe_or_the_network_has_none():
+    planned = architectures.make_network("nnunet", {**PLANNED, "n_classes": 3, "dimensions": 2})
+    assert measures_anew(Recipe(), ScaledUNet(1, 2, n_classes=3))
+    assert all(measures_anew(PRESETS[name], ScaledUNet(1, 2, n_classes=3)) for name in PRESETS)
+    assert not measures_anew(recipe(recalibrate=0), ScaledUNet(1, 2, n_classes=3))
+    assert not measures_anew(Recipe(), planned)
 
 
 PLANNED = {
@@ -332,13 +342,26 @@ def test_what_does_not_fit_the_machine_is_refused(tmp_path):
             fit(recipe(machine=Machine("cuda")), data(), tmp_path / "out", work=QUIET)
 
 
+def large_sample() -> Sample:
+    """A sample of which nothing but its shape is looked at."""
+    grey = np.broadcast_to(np.uint8(0), (1, 3000, 3000))
+    return Sample("wide", Volume(MemoryArray(grey), SIZE), Volume(MemoryArray(grey, "labels")))
+
+
 def test_slices_too_large_to_judge_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "_available_bytes", lambda _: 2**20)
     ready = prepare(data(), recipe(), tmp_path, QUIET)
     with torch.device("meta"):
         network = ScaledUNet(2, 64, n_classes=3)
     with pytest.raises(PlanError, match=r"sample c: to judge a whole slice of \[24, 28\] voxels 0.1 GiB are needed"):
-        preparation.check_slices(network, recipe(), ready.validation)
+        preparation.check_slices(network, recipe(), ready)
+    monkeypatch.setattr(preparation, "_available_bytes", lambda _: 2**30)
+    wide = replace(ready, training=(replace(ready.training[0], sample=large_sample()),))
+    with pytest.raises(
+        PlanError, match=r"to measure batch norm on a whole slice of \[3000, 3000\] .* set recalibrate: 0"
+    ):
+        preparation.check_slices(network, recipe(), wide)
+    preparation.check_slices(network, recipe(recalibrate=0), wide)
 
 
 def test_an_output_in_the_way_is_left_alone(tmp_path):

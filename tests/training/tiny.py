@@ -47,5 +47,6 @@ def recipe(**how: Any) -> Recipe:
         stop=Stop(steps=6, validate_every=3, checkpoint_every=2),
         machine=Machine("cpu", threads=1),
         average=0.9,
+        recalibrate=1,
     )
     return replace(start, **how)

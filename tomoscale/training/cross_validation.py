@@ -125,7 +125,7 @@ def cross_validate(
     quiet = Work(work.client, work.resources, progress=work.progress)
     for number, data in enumerate(folds, 1):
         if not _begun(folder / f"fold_{number}"):
-            check_slices(network, plan.recipe, _prepare(number, data, plan, folder, quiet).validation)
+            check_slices(network, plan.recipe, _prepare(number, data, plan, folder, quiet))
     results = []
     for number, data in enumerate(folds, 1):
         if only in (None, number):

@@ -15,7 +15,7 @@ from tomoscale.networks.card import Card, Windows
 from tomoscale.training.output import Output
 from tomoscale.training.recipe import as_document
 from tomoscale.training.state import Training
-from tomoscale.training.validation import validate, whole_slices
+from tomoscale.training.validation import measures_anew, validate, whole_slices
 
 
 def judge(training: Training, folder: Output) -> str:
@@ -61,7 +61,7 @@ def _weights_to_judge(training: Training) -> Iterator[nn.Module]:
     own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     if training.average is not None:
         network.load_state_dict(training.average.state)
-    if training.recipe.recalibrate:
+    if measures_anew(training.recipe, network):
         slices = whole_slices(training.prepared.training, training.recipe, training.reach.stride)
         update_bn(slices, network, training.devices.device)
     network.eval()

@@ -120,6 +120,21 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
         training.
     Interrupted
         If a signal stopped it; a checkpoint was written.
+
+    Examples
+    --------
+    Learn from one labelled scan, judged on another::
+
+        from tomoscale import fit, open_volume
+        from tomoscale.networks.card import ModelClass
+        from tomoscale.training.presets import preset
+        from tomoscale.training.samples import Data, Sample
+
+        first = Sample("T04", open_volume("T04.zarr"), open_volume("T04_labels.zarr"))
+        second = Sample("T07", open_volume("T07.zarr"), open_volume("T07_labels.zarr"))
+        classes = (ModelClass(0, "background"), ModelClass(1, "metal"))
+        result = fit(preset("silveira2023"), Data(classes, (first,), (second,), (5.0, 5.0, 5.0)), "network/")
+        print(result.mean_iou, result.best)  # the folder is a model for `segment`
     """
     network = check_network(recipe, len(data.classes))
     devices = devices_of(recipe)
@@ -130,7 +145,7 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
         begun = start_of(start_from, recipe, data.classes)
         start_from, origin = begun.network, begun.origin
     prepared = _prepare(recipe, data, folder, devices, resume, work or Work(progress=False), origin)
-    check_slices(network, recipe, prepared.validation)
+    check_slices(network, recipe, prepared)
     with _steady(recipe.machine.threads):
         training = start(recipe, data, prepared, devices, start_from)
     training.name, training.origin = name, origin

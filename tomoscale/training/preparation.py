@@ -23,6 +23,7 @@ from tomoscale.training.class_index import cells_of, class_cells, index_of
 from tomoscale.training.patches import Prepared
 from tomoscale.training.recipe import Recipe
 from tomoscale.training.samples import Data, Sample
+from tomoscale.training.validation import measures_anew
 from tomoscale.work import Work
 
 LARGEST_STRIDE = 256
@@ -125,14 +126,14 @@ def check_network(recipe: Recipe, n_classes: int) -> nn.Module:
     return network
 
 
-def check_slices(network: nn.Module, recipe: Recipe, samples: Sequence[Prepared]) -> None:
-    """Refuse slices that cannot be judged whole in this machine's memory.
+def check_slices(network: nn.Module, recipe: Recipe, prepared: PreparedData) -> None:
+    """Refuse slices that cannot be judged, or measured, whole in this machine's memory.
 
     Parameters
     ----------
     network : torch module on the "meta" device
     recipe : Recipe
-    samples : sequence of Prepared
+    prepared : PreparedData
 
     Raises
     ------
@@ -141,15 +142,18 @@ def check_slices(network: nn.Module, recipe: Recipe, samples: Sequence[Prepared]
     if recipe.dimensions == 3:
         return
     available = _available_bytes(accelerator_of(recipe))
-    for sample in samples:
-        lengths = [-(-n // LARGEST_STRIDE) * LARGEST_STRIDE for n in _without(sample.sample.grey.shape, sample.axes[0])]
-        needed = workspace_bytes(network.eval(), (1, recipe.in_slices, *lengths))
-        if needed > available:
-            raise PlanError(
-                f"sample {sample.sample.name}: to judge a whole slice of {_without(sample.sample.grey.shape, sample.axes[0])} "
-                f"voxels {needed / 2**30:.1f} GiB are needed but {available / 2**30:.1f} GiB are there: give smaller validation "
-                "samples, or a smaller network"
-            )
+    slices = [("to judge", s, s.axes[:1], "give smaller validation samples") for s in prepared.validation]
+    if measures_anew(recipe, network):
+        slices += [("to measure batch norm on", s, s.axes, "set recalibrate: 0") for s in prepared.training]
+    for what, sample, axes, way_out in slices:
+        for lengths in (_without(sample.sample.grey.shape, axis) for axis in axes):
+            padded = [-(-n // LARGEST_STRIDE) * LARGEST_STRIDE for n in lengths]
+            needed = workspace_bytes(network.eval(), (1, recipe.in_slices, *padded))
+            if needed > available:
+                raise PlanError(
+                    f"sample {sample.sample.name}: {what} a whole slice of {lengths} voxels {needed / 2**30:.1f} GiB are needed "
+                    f"but {available / 2**30:.1f} GiB are there: {way_out}, or a smaller network"
+                )
 
 
 def network_arguments(recipe: Recipe, n_classes: int) -> dict[str, Any]:

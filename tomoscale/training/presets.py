@@ -1,6 +1,7 @@
 """Recipes of the papers: print one with ``tomoscale train --preset NAME --print`` and change what you like.
 
-They are the published numbers as far as they are published; what a paper leaves open is this program's default.
+They are the published numbers as far as they are published; what a paper leaves open is this program's default. Statistics
+of batch norm are measured anew on whole slices (`Recipe.recalibrate`), which no paper says: patches hold more border.
 """
 
 from __future__ import annotations

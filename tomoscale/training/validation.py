@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tomoscale.geometry import Region
 from tomoscale.training.patches import Prepared
@@ -59,6 +61,12 @@ def validate(
             pairs = n_classes * truth[chosen].astype(np.int64) + labels[chosen]
             confusion += np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
     return confusion, math.fsum(losses) / max(1, int(confusion.sum()))
+
+
+def measures_anew(recipe: Recipe, network: nn.Module) -> bool:
+    """Whether a network keeps statistics (those of batch norm) and the recipe wants them of whole slices."""
+    kept = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in network.modules())
+    return bool(recipe.recalibrate) and kept
 
 
 def whole_slices(samples: Sequence[Prepared], recipe: Recipe, stride: Sequence[int]) -> Iterator[torch.Tensor]:
