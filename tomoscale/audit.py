@@ -12,9 +12,9 @@ from tomoscale.block_log import FRAMES, LOG
 from tomoscale.block_states import last_line
 from tomoscale.engine import bounds
 from tomoscale.errors import InputError, IntegrityError
-from tomoscale.geometry import Grid, three
+from tomoscale.geometry import Grid, Region, three
 from tomoscale.lease import FOLDER, lease_owner
-from tomoscale.ledger import Ledger, checksum, read_plan
+from tomoscale.ledger import PROBABILITIES, Ledger, checksum, placed_checksum, read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.places import Place, place
 from tomoscale.progress import duration
@@ -88,7 +88,8 @@ def verify(path: str | Place) -> dict[str, Any]:
     -------
     dict
         ``path``, ``blocks_compared`` of ``blocks``, all of them equal to what was written, and whether the run is
-        ``finished``. Of the record of a measure each block's counts are compared with their checksum.
+        ``finished``. Of the record of a measure each block's counts are compared with their checksum. Where the run kept
+        probabilities beside its labels, these are compared as well: ``probabilities_compared`` volumes.
 
     Raises
     ------
@@ -120,11 +121,13 @@ def verify(path: str | Place) -> dict[str, Any]:
         )
     if volume.finished:
         _compare_record(volume, ledger, plan)
+    kept = _compare_probabilities(path, plan, ledger, [grid.region(n) for n in numbers])
     return {
         "path": str(path),
         "blocks_compared": len(numbers),
         "blocks": len(grid),
         "finished": volume.finished,
+        **({"probabilities_compared": kept} if kept else {}),
     }
 
 
@@ -177,6 +180,34 @@ def _compare_record(volume: Volume, ledger: Ledger, plan: dict[str, Any]) -> Non
         raise IntegrityError(
             f"the record or the metadata of {volume.name} were changed after the run ({what}): remove the volume and run its command again"
         )
+
+
+def _compare_probabilities(path: Path, plan: dict[str, Any], ledger: Ledger, regions: list[Region]) -> int:
+    """Hold the volumes of probabilities that a run filled against the checksums in its ledger; return how many."""
+    said = next((p[PROBABILITIES] for p in plan["step"].values() if PROBABILITIES in p), None)
+    recorded = ledger.counts.get(PROBABILITIES)
+    if said is None or recorded is None:
+        return 0
+    # Both may have been moved together.
+    folder = next((f for f in (Path(said["folder"]), path.parent / Path(said["folder"]).name) if f.exists()), None)
+    if folder is None:
+        raise IntegrityError(f"the probabilities kept with {path} are gone: {said['folder']} does not exist")
+    for number, wanted in enumerate(recorded.tolist()):
+        found = sorted(folder.glob(f"{number}_*.zarr"))
+        if len(found) != 1:
+            raise IntegrityError(
+                f"the probabilities kept with {path} are gone: {folder} holds no volume of class {number}"
+            )
+        volume = open_zarr(found[0], unfinished=True)
+        try:
+            total = sum(placed_checksum(volume.read(region), region) for region in regions)
+        except (IntegrityError, InputError, OSError) as error:
+            raise IntegrityError(f"{found[0]} is damaged: {str(error).splitlines()[0][:400]}") from error
+        if (total - wanted) % 2**64:
+            raise IntegrityError(
+                f"{found[0]} holds other probabilities than were written with {path}: remove both and run the command again"
+            )
+    return len(recorded)
 
 
 def _compare(volume: Volume, grid: Grid, number: int, ledger: Ledger) -> str | None:

@@ -35,6 +35,7 @@ import xxhash
 from tomoscale.block_log import counting, log_of
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.frames import BATCH_BYTES, RECORD, Frame
+from tomoscale.geometry import Region
 from tomoscale.json_files import read_json
 from tomoscale.lease import Lease, output_of, take_lease
 from tomoscale.log_part import Part
@@ -44,6 +45,9 @@ from tomoscale.retries import retried
 from tomoscale.step import Counts, add_counts
 
 MAX_BLOCKS = 2**26
+PROBABILITIES = "probabilities"
+"""Name of the checksums, among the counts of a run, of the volumes per class that it fills beside its target; and of the
+parameter that says where they are."""
 
 
 @dataclass
@@ -340,6 +344,12 @@ def unwritten(path: Place, error: OSError) -> PlanError:
 def checksum(values: np.ndarray) -> int:
     """64-bit checksum of a block's values."""
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).data)
+
+
+def placed_checksum(values: np.ndarray, region: Region) -> int:
+    """64-bit checksum of values and where they belong: the sum over all blocks, modulo 2**64, is one of the whole volume."""
+    place = repr(([(r.start, r.stop) for r in region], checksum(values)))
+    return xxhash.xxh3_64_intdigest(place.encode())
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str]:

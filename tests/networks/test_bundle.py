@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from tests.networks.random import card, random_network
+from tests.networks.windowed import instance_net, windowed_card
 from tomoscale.errors import InputError
 from tomoscale.networks.bundle import CARD, load_bundle, save_bundle
 from tomoscale.networks.card import Card, ModelClass, Normalisation, Windows
@@ -201,6 +202,7 @@ def test_the_network_notices_that_the_weights_changed(copy):
             "reach for 3 axes",
         ),
         (lambda d: d["reach_voxels"].pop("margin_before"), "margin_before"),
+        (lambda d: d["reach_voxels"].update(local=False), "names no windows: say those that it was trained for"),
         (lambda d: d.update(voxel_size_um=[1, 1]), "3 numbers expected"),
         (lambda d: d.update(voxel_size_um=[1, 1, float("nan")]), "lengths > 0"),
         (lambda d: d["normalisation"].update(percentiles=[99, 1]), "increasing numbers"),
@@ -298,6 +300,8 @@ def test_saving_refuses_what_could_not_be_loaded(saved, tmp_path):
         save_bundle(tmp_path / "new", network, card(3))
     with pytest.raises(ValueError, match="must be one of"):
         save_bundle(tmp_path / "new", torch.nn.Conv2d(1, 1, 1), card())
+    with pytest.raises(ValueError, match="depends on its window as a whole .* and its card names no windows"):
+        save_bundle(tmp_path / "new", instance_net(), windowed_card(None))
     network.head.bias.data[0] = torch.inf
     with pytest.raises(ValueError, match=r"head.bias holds NaN or infinity"):
         save_bundle(tmp_path / "new", network, card())

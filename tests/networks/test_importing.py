@@ -362,7 +362,7 @@ def test_a_network_that_sees_its_window_needs_one(tmp_path):
     network = importing.make_network("tomoseg_unet", arguments)
     safetensors.torch.save_file(network.state_dict(), tmp_path / "a.safetensors")
     how = {"architecture": "tomoseg_unet", "arguments": arguments}
-    with pytest.raises(ValueError, match="say the windows that it was trained for"):
+    with pytest.raises(ValueError, match="names no windows: say those that it was trained for"):
         import_weights(tmp_path / "a.safetensors", tmp_path / "bundle", card=card(), **how)
     given = Card("x", card().classes, (5.0, 5.0, 5.0), windows=Windows((64, 64)))
     assert import_weights(tmp_path / "a.safetensors", tmp_path / "bundle", card=given, **how).card == given

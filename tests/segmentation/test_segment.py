@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,14 +10,19 @@ import torch
 
 from tests.networks.random import card, random_network
 from tests.networks.windowed import PlainNet, instance_net, mean_of_windows, reach_of, windowed_card
+from tomoscale.audit import verify
 from tomoscale.commands import normalise
-from tomoscale.errors import InputError, Interrupted, PlanError
+from tomoscale.errors import InputError, IntegrityError, Interrupted, PlanError
 from tomoscale.kernels import tiles as tiles_module
+from tomoscale.kernels.network import Runtime
 from tomoscale.networks.bundle import load_bundle, save_bundle
 from tomoscale.networks.card import Normalisation, Windows
 from tomoscale.resampling import resample
 from tomoscale.resources import Resources
+from tomoscale.segmentation.agreement import measured_agreement, sample_bytes, within_memory
+from tomoscale.segmentation.prepare import prepared
 from tomoscale.segmentation.segment import segment, summary
+from tomoscale.segmentation.tolerance import with_tolerance
 from tomoscale.volume import MemoryArray, Volume, open_zarr
 from tomoscale.work import Work
 
@@ -33,7 +39,6 @@ def models(tmp_path_factory):
     save_bundle(folder / "slices", instance_net(3), windowed_card(WINDOWS), reach_of(2))
     volume = instance_net(4, dimensions=3)
     save_bundle(folder / "volume", volume, windowed_card(Windows((6, 8, 10))), reach_of(3))
-    save_bundle(folder / "nowhere", instance_net(3), windowed_card(None), reach_of(2))
     zscore = windowed_card(WINDOWS, normalisation=Normalisation("zscore"))
     save_bundle(folder / "zscore", instance_net(3), zscore, reach_of(2))
     overlapping = windowed_card(Windows((8, 12), regions=(2, 3, 1)), 4)
@@ -207,6 +212,56 @@ def test_probabilities_are_kept_beside_the_labels(models, tmp_path, name, quanti
         segment(values, tmp_path / "d.zarr", probabilities=folder, quantisation="float16", **how)
 
 
+@pytest.mark.parametrize("name", ["volume", "local"])
+def test_verify_finds_damaged_probabilities(models, tmp_path, name):
+    target, folder = tmp_path / "here" / "a.zarr", tmp_path / "here" / "shares"
+    how = {"model": models / name, "work": quiet(block_shape=(4, 13, 11)), "quantisation": "uint16"}
+    segment(scan(grey(7)), target, probabilities=folder, **how)
+    found = verify(target)
+    assert found["probabilities_compared"] == len(load_bundle(models / name).classes)
+    assert found == {**found, "finished": True, "blocks_compared": found["blocks"]}
+    shutil.copytree(tmp_path / "here", tmp_path / "moved")
+    shutil.rmtree(folder)
+    with pytest.raises(IntegrityError, match="the probabilities kept with .* are gone"):
+        verify(target)
+    target, folder = (tmp_path / "moved" / p.name for p in (target, folder))
+    assert verify(target) == {**found, "path": str(target)}
+    volume = open_zarr(folder / "1_class_1.zarr")
+    block = slice(4, 8), slice(13, 26), slice(11, 22)
+    values = volume.read(block)
+    values[1, 2, 3] += 1
+    replace(volume.storage, writable=True).write(block, values)
+    with pytest.raises(IntegrityError, match=r"1_class_1\.zarr holds other probabilities than were written"):
+        verify(target)
+    shard = max(
+        (p for p in (folder / "0_class_0.zarr").rglob("c/*/*/*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 3] ^= 255
+    shard.write_bytes(damaged)
+    with pytest.raises(IntegrityError, match=r"0_class_0\.zarr is damaged"):
+        verify(target)
+
+
+def test_samples_fit_the_memory_or_are_refused(models, tmp_path, monkeypatch):
+    values = scan(grey(8, (2, 70, 100)))
+    monkeypatch.setattr(tiles_module, "WHOLE_SLICE_BYTES", 1)
+    monkeypatch.setattr(tiles_module, "TILE_VOXELS", {2: 32})
+    task = prepared(values, models / "local", tmp_path / "histogram", quiet())
+    task = replace(task, runtime=Runtime(at_once=6))
+    many, one = (sample_bytes(replace(task, runtime=Runtime(at_once=n))) for n in (6, 1))
+    assert one < many
+    given = {n: replace(quiet(), resources=Resources(memory_bytes=n)) for n in (many, one, one - 1)}
+    assert within_memory(task, given[many]).runtime.at_once == 6
+    assert within_memory(task, given[one]).runtime.at_once == 1
+    with pytest.raises(PlanError, match=r"a sample of 1 x 32 x 32 voxels, .* needs .* but this process has"):
+        with_tolerance(task, 0.2, given[one - 1])
+    with pytest.raises(PlanError, match="a sample of 1 x 32 x 32 voxels"):
+        measured_agreement(task, task, given[one - 1])
+    few, plenty = (with_tolerance(task, 0.2, given[n]) for n in (one, many))
+    assert (few.notes, few.runtime) == (plenty.notes, task.runtime)
+
+
 def test_a_tolerance_takes_a_smaller_margin_and_says_what_it_costs(models, tmp_path, monkeypatch):
     values = scan(grey(8, (2, 70, 100)))
     monkeypatch.setattr(tiles_module, "WHOLE_SLICE_BYTES", 1)
@@ -252,7 +307,6 @@ def test_air_is_computed_once_and_counted(models, tmp_path):
         (lambda: scan(np.zeros(SHAPE, bool)), {}, "holds"),
         (lambda: scan(np.full(SHAPE, 7, np.uint16)), {}, "no contrast to scale"),
         (lambda: scan(np.where(grey() > 3990, np.nan, 1).astype(np.float32)), {}, "NaN"),
-        (lambda: scan(grey()), {"model": "nowhere"}, "its card names no windows"),
     ],
 )
 def test_input_that_cannot_be_labelled_is_refused(models, tmp_path, values, how, message):

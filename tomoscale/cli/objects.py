@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, lazily, option
-from tomoscale.cli.volume_options import MODEL
+from tomoscale.cli.volume_options import ANY_VOXEL_SIZE, MODEL
 
 if TYPE_CHECKING:
     from tomoscale.work import Work
@@ -198,6 +198,7 @@ COMMANDS = (
             option("source", type=values.input_path, help="labels, or with --model a scan"),
             option("folder", type=values.output_path, help="for the numbers, the tables and the report"),
             MODEL,
+            ANY_VOXEL_SIZE,
             ARCHITECTURE_MODULE,
             option("--void", type=values.numbers, default=(0,), metavar="N,N,...", help="labels of voids (default 0)"),
             option("--bone", type=values.numbers, default=(3,), metavar="N,N,...", help="labels of bone (default 3)"),

@@ -11,7 +11,7 @@ from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, RUNNING, UsageError, actions_of, destination, flag, option
 from tomoscale.cli.failures import near
 from tomoscale.cli.paths import check_inputs
-from tomoscale.cli.volume_options import DATASET, EXCLUDE_ZEROS, MODEL, PERCENTILES, VOXEL_SIZE
+from tomoscale.cli.volume_options import ANY_VOXEL_SIZE, DATASET, EXCLUDE_ZEROS, MODEL, PERCENTILES, VOXEL_SIZE
 
 TRUTH = option("--truth", type=values.input_path, metavar="PATH", help="labels to compare with")
 REFERENCE = option(
@@ -61,6 +61,7 @@ SAMPLE = (
 
 STUDY = (
     MODEL,
+    ANY_VOXEL_SIZE,
     ARCHITECTURE_MODULE,
     PERCENTILES,
     EXCLUDE_ZEROS,

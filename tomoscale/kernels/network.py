@@ -43,8 +43,8 @@ ALL_WINDOWS_BYTES = 4 * 2**30
 TORCH_BYTES = 200 * 2**20
 """A process with torch imported, beyond one without: 190 MiB measured."""
 
-Sink = Callable[[Block, Array], None]
-"""Takes the probabilities of a block, (classes, z, y, x) float32, and keeps them."""
+Sink = Callable[[Block, Array], Counts]
+"""Takes the probabilities of a block, (classes, z, y, x) float32, and keeps them; returns counts that say what it kept."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,11 @@ class _Inference:
             return value is not None
 
         constant = sum(map(compute, tiles) if threads == 0 else window_threads(threads).map(compute, tiles))
+        counts = counts_of(len(tiles), constant)
         if self.sink is not None:
             assert shares is not None
-            self.sink(block, shares)
-        return result, counts_of(len(tiles), constant)
+            counts |= self.sink(block, shares)
+        return result, counts
 
     def _input(self, tile: Region, values: Array, block: Block) -> Array:
         window = self.tiles.window(tile)

@@ -197,19 +197,20 @@ class _WindowInference:
         places = list(itertools.product(*chosen))
         constant = sum(map(compute, places) if threads == 0 else window_threads(threads).map(compute, places))
         found = namespace_for(values).from_dlpack(sums)
-        return self._result(found, block, region), counts_of(len(places), constant)
+        result, kept = self._result(found, block, region)
+        return result, counts_of(len(places), constant) | kept
 
-    def _result(self, sums: Array, block: Block, region: Region) -> Array:
+    def _result(self, sums: Array, block: Block, region: Region) -> tuple[Array, Counts]:
+        """Labels or shares of a block, and counts of what is kept."""
         windows = self.grid.windows
         own = sums[:, *shift(block.write, tuple(-r.start for r in region))]
         if self.hand_over is not None:
             self.hand_over(block, sums, region)
         if self.target is None and self.sink is None:
-            return labels_of(own, windows.regions)
+            return labels_of(own, windows.regions), {}
         shares = probabilities_of(own, windows)
-        if self.sink is not None:
-            self.sink(block, shares)
-        return labels_of(own, windows.regions) if self.target is None else shares[self.target]
+        kept = {} if self.sink is None else self.sink(block, shares)
+        return labels_of(own, windows.regions) if self.target is None else shares[self.target], kept
 
     def _window(
         self, index: Index, values: Array, block: Block, device: str, forwards: tuple[Forward, ...]

@@ -150,7 +150,7 @@ def save_bundle(
     ------
     ValueError
         If the path exists, the architecture is unknown, the classes do not match, members differ in more than their
-        weights, or a weight is not finite.
+        weights, a weight is not finite, or the result depends on windows and the card names none.
     """
     path = Path(path).absolute()
     if path.exists():
@@ -159,6 +159,7 @@ def save_bundle(
     architecture, arguments = common_of(members)
     card.check_network(arguments)
     reach = reach or reach_of(members[0])
+    _check_windows(architecture, arguments, card, reach)
     partial = path.with_name(path.name + ".partial")
     _remove_remains(partial)
     partial.mkdir(parents=True)
@@ -247,12 +248,23 @@ def _bundle_of(path: Path, document: dict[str, Any], card_sha256: str) -> Bundle
     reach = Reach(**numbers, local=bool(extents["local"]))
     if len(reach.stride) != made["dimensions"]:
         raise ValueError(f"reach for {len(reach.stride)} axes but {made['dimensions']} dimensions")
+    _check_windows(architecture, made, card, reach)
     said = document["weights_sha256"]
     hashes = tuple(said) if isinstance(said, list) else (said,)
     wrong = [h for h in hashes if not (isinstance(h, str) and re.fullmatch("[0-9a-f]{64}", h))]
     if wrong or not 1 <= len(hashes) <= MAX_MEMBERS:
         raise ValueError(f"weights_sha256 must be 64 hexadecimal digits, or a list of such, got {said!r:.200}")
     return Bundle(path, card, architecture, made, reach, hashes, card_sha256)
+
+
+def _check_windows(architecture: str, arguments: Mapping[str, Any], card: Card, reach: Reach) -> None:
+    """Refuse a network whose result would depend on the blocks."""
+    if not reach.local and card.windows is None:
+        raise ValueError(
+            f"the result of {architecture} {dict(arguments)!r:.200} depends on its window as a whole (instance norm, aligned "
+            "corners, attention), and its card names no windows: say those that it was trained for, "
+            "Card(..., windows=Windows(shape))"
+        )
 
 
 def _skeleton(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -118,9 +118,7 @@ def _takes(bundle: Bundle) -> str:
 def _result(bundle: Bundle) -> str:
     if bundle.card.windows is not None:
         return f"defined by its {windows_in_words(bundle.card.windows)}"
-    if bundle.reach.local:
-        return "exact by blocks: the same for every tiling"
-    return "depends on the window as a whole, and the card names no windows"
+    return "exact by blocks: the same for every tiling"
 
 
 def _reach(bundle: Bundle) -> dict[str, str]:

@@ -126,11 +126,6 @@ def import_weights(
     files = [Path(source)] if isinstance(source, str | Path) else [Path(s) for s in source]
     members = [_filled(architecture, arguments, read_checkpoint(file).tensors, file) for file in files]
     reach = reach_of(members[0])
-    if not reach.local and card.windows is None:
-        raise ValueError(
-            f"the result of {architecture} {dict(arguments)!r:.200} depends on its window as a whole (instance norm, aligned "
-            "corners, attention): say the windows that it was trained for"
-        )
     return save_bundle(target, members, card, reach)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,8 +10,13 @@ from typing import Any
 import numpy as np
 
 from tomoscale.arrays import Array, to_device, to_host
+from tomoscale.errors import PlanError
 from tomoscale.geometry import Block, Grid, Shape
+from tomoscale.plan import PROCESS_BYTES
+from tomoscale.refusals import shape_text, size
+from tomoscale.resources import this_machine
 from tomoscale.segmentation.task import Task
+from tomoscale.step import Counts
 from tomoscale.work import Work
 
 SAMPLES = 8
@@ -80,13 +86,52 @@ def answer(task: Task, number: int, device: str) -> Answer:
 
 
 def measured_agreement(task: Task, reference: Task, work: Work, count: int = SAMPLES) -> dict[str, Any]:
-    """Compare two ways to run a network on samples of the volume; JSON values, see `Difference`."""
+    """Compare two ways to run a network on samples of the volume; JSON values, see `Difference`.
+
+    Raises
+    ------
+    PlanError
+        If a sample does not fit this process, see `within_memory`.
+    """
     difference = Difference()
+    task, reference = within_memory(task, work), within_memory(reference, work)
     device = sample_device(work)
     for number in samples(task.volume.shape, task.cell, count):
         host_only = task.runtime.backend != "torch"
         difference.add(answer(reference, number, device), answer(task, number, "cpu" if host_only else device))
     return difference.describe()
+
+
+def within_memory(task: Task, work: Work) -> Task:
+    """Task whose samples fit the memory of this process: as it is, else with one window at once, which changes no bit.
+
+    Raises
+    ------
+    PlanError
+        If one window does not fit either.
+    """
+    # Samples are computed here, whatever the workers have.
+    available = (work.available() if work.client is None else this_machine()).memory_bytes
+    one = replace(task, runtime=replace(task.runtime, at_once=1))
+    chosen = next((t for t in (task, one) if sample_bytes(t) <= available), None)
+    if chosen is None:
+        raise PlanError(
+            f"a sample of {shape_text(task.cell)} voxels, on which it is measured what tolerance, backend or precision change, needs "
+            f"{size(sample_bytes(one))} but this process has {size(available)}: give more memory, or leave them out"
+        )
+    return chosen
+
+
+def sample_bytes(task: Task) -> int:
+    """Memory of a process that labels a sample and compares it with another answer."""
+    kernel = replace(task, output="labels").kernel(sink=_Caught())
+    axes = zip(task.cell, kernel.halo.before, kernel.halo.after, task.volume.shape, strict=True)
+    read = math.prod(min(c + before + after, n) for c, before, after, n in axes)
+    # Of both answers the labels and the probabilities, and the differences of these.
+    answers = math.prod(task.cell) * (2 + 4 * 3 * len(task.bundle.classes))
+    return int(
+        PROCESS_BYTES + kernel.fixed_bytes + read * (task.volume.dtype.itemsize + kernel.bytes_per_voxel) + answers
+    )
 
 
 def sample_device(work: Work) -> str:
@@ -99,5 +144,6 @@ class _Caught:
 
     shares: np.ndarray
 
-    def __call__(self, block: Block, shares: Array) -> None:
+    def __call__(self, block: Block, shares: Array) -> Counts:
         self.shares = np.array(to_host(shares))
+        return {}

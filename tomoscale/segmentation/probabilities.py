@@ -14,7 +14,9 @@ from tomoscale.arrays import Array, to_host
 from tomoscale.blocking import shard_of
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Block, Shape
+from tomoscale.ledger import PROBABILITIES, placed_checksum
 from tomoscale.networks.card import ModelClass
+from tomoscale.step import Counts
 from tomoscale.volume import Volume, create_volume, open_zarr
 
 QUANTISATIONS = {"float32": np.float32, "float16": np.float16, "uint16": np.uint16}
@@ -25,7 +27,8 @@ QUANTISATIONS = {"float32": np.float32, "float16": np.float16, "uint16": np.uint
 class ClassVolumes:
     """The volumes of all classes, as a block of a run fills them: `Sink` of a kernel.
 
-    A block owns whole shards of each, as it does of the labels, and fills them before it counts as done.
+    A block owns whole shards of each, as it does of the labels, and fills them before it counts as done. Their checksums
+    are counts of the run, in the ledger of the labels, by which `tomoscale.audit.verify` holds them.
 
     Attributes
     ----------
@@ -36,10 +39,15 @@ class ClassVolumes:
     volumes: tuple[Volume, ...]
     classes: tuple[ModelClass, ...]
 
-    def __call__(self, block: Block, shares: Array) -> None:
-        """Write the probabilities (classes, z, y, x) of a block."""
+    def __call__(self, block: Block, shares: Array) -> Counts:
+        """Write the probabilities (classes, z, y, x) of a block; return a checksum of each class."""
+        checksums = []
         for volume, share in zip(self.volumes, shares, strict=True):
-            volume.write(block.write, quantised(to_host(share), volume.dtype))
+            values = quantised(to_host(share), volume.dtype)
+            volume.write(block.write, values)
+            checksums.append(placed_checksum(values, block.write))
+        # Counts add modulo 2**64.
+        return {PROBABILITIES: np.array(checksums, np.uint64).view(np.int64)}
 
     @property
     def finished(self) -> bool:

@@ -30,7 +30,7 @@ from tomoscale.kernels.window_sums import labels_of, probabilities_of
 from tomoscale.networks.bundle import Bundle
 from tomoscale.networks.windows import WindowGrid
 from tomoscale.objects.stored import StoredArrays, save_arrays
-from tomoscale.step import Kernel
+from tomoscale.step import Counts, Kernel
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def joining(seams: Seams, bundle: Bundle, output: str, sink: Sink | None, parame
         bytes_per_voxel=8 * n_classes + 6 + dtype.itemsize + shares,
         parameters=parameters,
         located=True,
+        counted=True,
     )
 
 
@@ -134,7 +135,7 @@ class _Joining:
     target: int | None
     sink: Sink | None
 
-    def __call__(self, first: Array, block: Block) -> np.ndarray:
+    def __call__(self, first: Array, block: Block) -> tuple[np.ndarray, Counts]:
         labels = to_host(first)
         wanted = self.target is not None or self.sink is not None
         shape = (self.n_classes, *block.write_shape) if wanted else (0, 0, 0, 0)
@@ -147,6 +148,5 @@ class _Joining:
             labels[place] = labels_of(sums, self.seams.windows.windows.regions)
             if wanted:
                 shares[:, *place] = probabilities_of(sums, self.seams.windows.windows)
-        if self.sink is not None:
-            self.sink(block, shares)
-        return labels if self.target is None else shares[self.target]
+        kept = {} if self.sink is None else self.sink(block, shares)
+        return labels if self.target is None else shares[self.target], kept

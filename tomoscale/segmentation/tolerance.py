@@ -13,7 +13,7 @@ from typing import Any
 
 from tomoscale.geometry import Shape, three
 from tomoscale.kernels.tiles import Tiles, tiles_of
-from tomoscale.segmentation.agreement import SAMPLES, Difference, answer, sample_device, samples
+from tomoscale.segmentation.agreement import SAMPLES, Difference, answer, sample_device, samples, within_memory
 from tomoscale.segmentation.task import Task
 from tomoscale.work import Work
 
@@ -38,14 +38,20 @@ def with_tolerance(task: Task, tolerance: float, work: Work) -> Task:
         What was measured stands in its notes under ``"tolerance"``: the margin, the share of labels that differ from
         those of the exact margin, the largest difference of a probability, on how many voxels. Where no smaller margin
         does, or tiles are whole slices and need none, it is exact.
+
+    Raises
+    ------
+    PlanError
+        If a sample does not fit this process, see `within_memory`.
     """
     tiles = tiles_of(task.bundle, task.volume.shape, None)
     differences = {margin: Difference() for margin in margins(tiles)}
     device = sample_device(work)
+    sampled = within_memory(task, work) if differences else task
     for number in samples(task.volume.shape, task.cell, SAMPLES) if differences else ():
-        exact = answer(task, number, device)
+        exact = answer(sampled, number, device)
         for margin, difference in differences.items():
-            difference.add(exact, answer(replace(task, margin=margin), number, device))
+            difference.add(exact, answer(replace(sampled, margin=margin), number, device))
     chosen = next((margin for margin, difference in differences.items() if difference.share <= tolerance), None)
     return with_margin(task, tolerance, chosen, Difference() if chosen is None else differences[chosen])
 

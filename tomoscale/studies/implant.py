@@ -52,6 +52,7 @@ def study(  # noqa: PLR0913 -- one argument for each thing that a methods sectio
     outer_contact: bool = False,
     iou_preset: IouPreset = "both",
     statistics: tuple[str, ...] = (),
+    any_voxel_size: bool = False,
     work: Work | None = None,
 ) -> dict[str, Any] | None:
     """Convert, normalise, segment, clean and measure several samples, and put their numbers into one table.
@@ -77,6 +78,8 @@ def study(  # noqa: PLR0913 -- one argument for each thing that a methods sectio
     statistics : tuple of str
         Tests over samples: ``"wilcoxon"`` (values against truths), ``"spearman"`` (against healing time), of one quantity
         as in ``"wilcoxon: BIC"``, against another as in ``"spearman: DR ~ BV/TV"``.
+    any_voxel_size : bool
+        Go on where voxels are not of the size that the network was trained on.
     work : Work, optional
 
     Returns
@@ -103,6 +106,7 @@ def study(  # noqa: PLR0913 -- one argument for each thing that a methods sectio
         roi_distance_um,
         regions_asked(roi),
         outer_contact,
+        any_voxel_size,
     )
     volumes = checked(samples, roi_distance_um)
     bundle = described_model(model) if any("labels" not in v for v in volumes.values()) else {}
@@ -138,6 +142,7 @@ class Recipe:
     roi_distance_um: float
     roi: tuple[Roi, ...]
     outer_contact: bool
+    any_voxel_size: bool
 
     def __post_init__(self) -> None:
         low, high = self.percentiles_percent
@@ -160,7 +165,9 @@ def _measured(
             exclude_zeros=recipe.exclude_zeros,
             work=work,
         )
-        labels = segment(normal, place / "labels.zarr", model=recipe.model, work=work)
+        labels = segment(
+            normal, place / "labels.zarr", model=recipe.model, any_voxel_size=recipe.any_voxel_size, work=work
+        )
         radius = recipe.clean_radius_voxels
         ours["labels"] = clean(labels, place / "clean.zarr", radius_voxels=radius, work=work) if radius else labels
     return measure(

@@ -51,6 +51,7 @@ def porosity(  # noqa: PLR0913 -- what is void, and the sizes a paper must state
     folder: str | Path,
     *,
     model: str | Path | None = None,
+    any_voxel_size: bool = False,
     void: Labels = 0,
     bone: Labels = 3,
     island_voxels: int = 100,
@@ -73,6 +74,8 @@ def porosity(  # noqa: PLR0913 -- what is void, and the sizes a paper must state
         For ``results.json``, ``porosity.csv``, ``cells.csv``, ``report.html``, the volumes made on the way, and records.
     model : path, optional
         Folder of a bundle.
+    any_voxel_size : bool
+        Go on where voxels are not of the size that the network was trained on.
     void, bone : int or tuple of int
         Labels of either; all others are left out.
     island_voxels : int
@@ -103,7 +106,7 @@ def porosity(  # noqa: PLR0913 -- what is void, and the sizes a paper must state
     settings = Settings(
         _labels(void), _labels(bone), island_voxels, closing_radius_voxels, min_cell_voxels, connectivity
     )
-    labels = given if model is None else _segmented(given, folder, model, work)
+    labels = given if model is None else _segmented(given, folder, model, any_voxel_size, work)
     size = labels.voxel_size_um or (1.0, 1.0, 1.0)
     volumes = write_voids(labels, settings, folder, work)
     in_units = {name: replace(volume, voxel_size_um=size) for name, volume in volumes.items()}
@@ -162,9 +165,9 @@ def _labels(labels: Labels) -> tuple[int, ...]:
     return (labels,) if isinstance(labels, int) else tuple(labels)
 
 
-def _segmented(scan: Volume, folder: Path, model: str | Path, work: Work) -> Volume:
+def _segmented(scan: Volume, folder: Path, model: str | Path, any_voxel_size: bool, work: Work) -> Volume:
     normal = normalise(scan, folder / "normal.zarr", work=work)
-    return segment(normal, folder / "labels.zarr", model=model, work=work)
+    return segment(normal, folder / "labels.zarr", model=model, any_voxel_size=any_voxel_size, work=work)
 
 
 def _measures(size: Spacing, folder: Path) -> tuple[Measure, ...]:
