@@ -42,9 +42,9 @@ def recipe(steps: int, threads: int) -> Recipe:
     """How it is trained."""
     return Recipe(
         network=Network("scaled_unet", {"depth": 3, "width": 12}),
-        sampling=Sampling(patch=(PATCH, PATCH), batch=8, axes=("z",), balance=0.3),
+        sampling=Sampling(patch=(PATCH, PATCH), batch=8, axes=("z",), balance=0.0),
         augmentation=Augmentation(
-            flip=0.5, turn=0.75, brightness=Chance(0.5, 0.92, 1.08), shift=Chance(0.5, -0.04, 0.04)
+            flip=0.5, turn=0.75, brightness=Chance(1.0, 0.9, 1.1), shift=Chance(1.0, -0.05, 0.05)
         ),
         # The degradation layer is thin, rare and what the study is about.
         loss=Loss("dice_cross_entropy", weights="given", class_weights=(1.0, 1.0, 2.5, 1.0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 
 import jsonschema
@@ -24,6 +25,7 @@ from tomoscale.annotation import manifest
 from tomoscale.annotation.accept import accept
 from tomoscale.annotation.pictures import colours_of, read_labels, write_labels
 from tomoscale.annotation.places import name_of, patches_of, pick, slices_across
+from tomoscale.annotation.rounds import worth_another
 from tomoscale.annotation.suggest import Asked, suggest
 from tomoscale.cli import main, make_program_of_all
 from tomoscale.cli.annotation import SCORES as NAMES
@@ -250,6 +252,53 @@ def test_a_network_goes_on_from_its_weights_with_what_was_corrected(world, given
     assert counts.tolist() == [3 * 2 * 24, 3 * 2 * 24 + 3 * 24, 3 * 2 * 24], "only what was painted is learned"
 
 
+ROUNDS = {
+    "the first": ([0.8], None, "too early to say: .* there are 0"),
+    "one round": ([0.8, 0.9], None, "too early to say: .* there are 1"),
+    "one gained": ([0.8, 0.9, 0.901], True, r"yes: a round of the last 2 gained 0\.1000 mean IoU"),
+    "only the last two count": (
+        [0.2, 0.9, 0.901, 0.902],
+        False,
+        r"no: .* less than 0\.005 mean IoU each \(0\.9000, 0\.9010",
+    ),
+    "worse": ([0.9, 0.8, 0.7], False, "no: the last 2 rounds gained less"),
+    "again by the same network": ([0.8, 0.9, 0.9], None, "too early to say"),
+    "not known": ([0.8, None, 0.9, 0.9001], None, "not known: the card"),
+    "known again": ([None, 0.9, 0.9001, 0.9002], False, "no: "),
+    "no number": ([0.9, "x", 0.9], None, "not known"),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_rounds_are_worth_it_until_two_in_a_row_gained_little(name):
+    scores, verdict, words = ROUNDS[name]
+    models = [{"weights_sha256": str(s), "mean_iou": s} for s in scores]
+    found = worth_another(models, 0.005)
+    assert found["worth_another"] is verdict
+    assert re.match(words, found["why"])
+
+
+def test_a_suggestion_says_whether_another_round_is_worth_it(world, tmp_path, capsys):
+    given = []
+    for number, score in enumerate((0.70, 0.702, 0.703)):
+        torch.manual_seed(number)
+        network = make_network("scaled_unet", {"depth": 1, "width": 2, "n_classes": 3, "dimensions": 2})
+        said = Card("tiny", CLASSES, (5.0, 5.0, 5.0), training={"validation": {"mean_iou": score}})
+        save_bundle(tmp_path / f"model_{number}", network, said)
+        line = [
+            "suggest",
+            str(tmp_path / f"model_{number}"),
+            str(world / "scan.zarr"),
+            str(tmp_path / f"given_{number}"),
+        ]
+        earlier = [word for folder in given for word in ("--after", folder)]
+        assert main([*line, "--number", "1", "--spacing", "1", "--quiet", *earlier]) == 0
+        given.append(str(tmp_path / f"given_{number}"))
+        shown = capsys.readouterr().out
+    assert "no: the last 2 rounds gained less than 0.005 mean IoU each (0.7000, 0.7020, 0.7030)" in shown
+    assert json.loads((tmp_path / "given_2" / "suggestion.json").read_text())["rounds"]["worth_another"] is False
+
+
 def test_patches_of_three_dimensions_come_back(world, tmp_path):
     asked = Asked(2, "least_confidence", patch=(4, 8, 8), spacing=0)
     suggest(world / "model", world / "scan.zarr", tmp_path / "given", asked=asked, work=QUIET)
@@ -349,8 +398,8 @@ def test_pictures_that_were_corrected_are_never_written_over(world, given_out):
 
 def test_what_makes_no_sense_is_refused(world, given_out, tmp_path):
     how = (world / "model", world / "scan.zarr", tmp_path / "new")
-    for wrong in ({"number": 0}, {"spacing": -1}, {"patch": (0, 1, 1)}, {"across": "t"}):
-        with pytest.raises(ValueError, match=r"must be|at least"):
+    for wrong in ({"number": 0}, {"spacing": -1}, {"patch": (0, 1, 1)}, {"across": "t"}, {"least_gain": 1.0}):
+        with pytest.raises(ValueError, match=r"must be|at least|from 0 to below 1"):
             Asked(**wrong)
     with pytest.raises(ValueError, match="score must be one of"):
         uncertainty("doubt", (1, 1, 1), (1, 1, 1), 2)

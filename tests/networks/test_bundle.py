@@ -300,7 +300,7 @@ def test_saving_refuses_what_could_not_be_loaded(saved, tmp_path):
         save_bundle(tmp_path / "new", network, card(3))
     with pytest.raises(ValueError, match="must be one of"):
         save_bundle(tmp_path / "new", torch.nn.Conv2d(1, 1, 1), card())
-    with pytest.raises(ValueError, match="depends on its window as a whole .* and its card names no windows"):
+    with pytest.raises(ValueError, match=r"depends on its window as a whole .* and its card names no windows"):
         save_bundle(tmp_path / "new", instance_net(), windowed_card(None))
     network.head.bias.data[0] = torch.inf
     with pytest.raises(ValueError, match=r"head.bias holds NaN or infinity"):

@@ -222,7 +222,7 @@ def test_verify_finds_damaged_probabilities(models, tmp_path, name):
     assert found == {**found, "finished": True, "blocks_compared": found["blocks"]}
     shutil.copytree(tmp_path / "here", tmp_path / "moved")
     shutil.rmtree(folder)
-    with pytest.raises(IntegrityError, match="the probabilities kept with .* are gone"):
+    with pytest.raises(IntegrityError, match=r"the probabilities kept with .* are gone"):
         verify(target)
     target, folder = (tmp_path / "moved" / p.name for p in (target, folder))
     assert verify(target) == {**found, "path": str(target)}

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tomoscale.annotation.manifest import GREY, LABELS, NAME, PREDICTED, PROGRAM, Manifest, Pick, load, read_manifest
 from tomoscale.annotation.pictures import colours_of, sha256_of, write_grey, write_labels
 from tomoscale.annotation.places import name_of, patches_of, pick, slices_across
+from tomoscale.annotation.rounds import score_of, worth_another
 from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import Source, opened
 from tomoscale.geometry import Region, Shape
@@ -54,6 +55,8 @@ class Asked:
         Patches of this size in place of slices.
     spacing : int
         Voxels between two pieces, from start to start along at least one axis.
+    least_gain : float
+        Mean IoU that a round of annotating and training must gain to be worth it, see `worth_another`.
     """
 
     number: int = 10
@@ -61,6 +64,7 @@ class Asked:
     across: Literal["z", "y", "x"] = "z"
     patch: Shape | None = None
     spacing: int = 10
+    least_gain: float = 0.005
 
     def __post_init__(self) -> None:
         if self.number < 1 or self.spacing < 0:
@@ -69,6 +73,8 @@ class Asked:
             )
         if self.patch is not None and min(self.patch) < 1:
             raise ValueError(f"a patch has at least one voxel along each axis, got {self.patch}")
+        if not 0 <= self.least_gain < 1:
+            raise ValueError(f"least_gain is a mean IoU from 0 to below 1, got {self.least_gain}")
         if self.across not in ("z", "y", "x"):
             raise ValueError(f"across must be z, y or x, got {self.across!r}")
 
@@ -101,7 +107,8 @@ def suggest(  # noqa: PLR0913 -- what to look at, what to pick, what is known al
         A new folder.
     asked : Asked, optional
     after : sequence of paths
-        Folders of earlier suggestions for this volume: their pieces are not picked again, and the spacing holds to them.
+        Folders of earlier suggestions for this volume, oldest first: their pieces are not picked again, and the spacing holds
+        to them. By the networks they began with, ``rounds`` says whether another round is worth it.
     disagreement : Volume or path, optional
         How many planes chose another label than the fused one, for the score "disagreement".
     work : Work, optional
@@ -125,8 +132,10 @@ def suggest(  # noqa: PLR0913 -- what to look at, what to pick, what is known al
     work, target, asked = work or Work(), Path(target).absolute(), asked or Asked()
     volume, bundle = opened(source), load_bundle(model)
     planes = _planes(disagreement, asked, volume)
-    cells, taken = asked.cells(volume.shape), _taken(after, volume)
+    cells, earlier = asked.cells(volume.shape), _earlier(after, volume)
+    taken = [p.region for manifest in earlier for p in manifest.picks]
     document = _document(bundle, volume, (asked, cells, taken))
+    document["rounds"] = worth_another([*(m.model for m in earlier), document["model"]], asked.least_gain)
     if not work.plan_only and not _claim(target, document, work.overwrite):
         return load(target)
     work = Work(work.client, work.resources, work.block_shape, work.plan_only, progress=work.progress, runs=work.runs)
@@ -181,12 +190,14 @@ def _document(bundle: Bundle, volume: Volume, what: tuple[Asked, Cells, list[Reg
             "score": asked.score,
             "cell": list(cells.cell),
             "spacing": asked.spacing,
+            "least_gain": asked.least_gain,
             "taken": [[[r.start, r.stop] for r in region] for region in taken],
         },
         "model": {
             "name": bundle.card.name,
             "weights_sha256": bundle.weights_sha256,
             "card_sha256": bundle.card_sha256,
+            "mean_iou": score_of(bundle.card),
         },
         "source": {"name": volume.name, "dtype": volume.dtype.name},
         "shape": list(volume.shape),
@@ -223,17 +234,17 @@ def _give_out(
     return Pick(name, region, mean, own, predicted).document()
 
 
-def _taken(folders: Sequence[str | Path], volume: Volume) -> list[Region]:
-    """Regions of earlier suggestions."""
-    taken: list[Region] = []
+def _earlier(folders: Sequence[str | Path], volume: Volume) -> list[Manifest]:
+    """Earlier suggestions for a volume."""
+    found: list[Manifest] = []
     for folder in folders:
         earlier = read_manifest(folder)
         if earlier.shape != volume.shape:
             raise InputError(
                 f"{folder} is of a volume of {earlier.shape} voxels and {volume.name} has {volume.shape}: it belongs to another scan"
             )
-        taken += [p.region for p in earlier.picks]
-    return taken
+        found.append(earlier)
+    return found
 
 
 def _claim(target: Path, document: dict[str, Any], overwrite: bool) -> bool:

@@ -29,6 +29,7 @@ def _accept(folder: str, target: Path, *, by: str | None, add_to: str | None, wo
 def _suggested(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "score": result["asked"]["score"],
+        "another round": result["rounds"]["why"],
         **{pick["name"]: f"{pick['score']:.4f}" for pick in result["picks"]},
     }
 
@@ -74,7 +75,14 @@ COMMANDS = (
                 type=values.input_path,
                 default=[],
                 metavar="FOLDER",
-                help="an earlier suggestion for this volume, whose pieces are not picked again; may be given several times",
+                help="an earlier suggestion for this volume, oldest first, whose pieces are not picked again; several times",
+            ),
+            option(
+                "--least-gain",
+                type=values.number,
+                default=0.005,
+                metavar="IOU",
+                help="mean IoU that a round must gain to be worth it (default 0.005)",
             ),
             option(
                 "--disagreement",

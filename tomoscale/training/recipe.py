@@ -237,9 +237,9 @@ class Recipe:
     machine: Machine = Machine()
     average: float = 0.0
     """Decay of the moving average of the weights that is validated and saved, such as 0.999; 0 takes the weights."""
-    recalibrate: int = 8
-    """Whole training slices (or windows of a volume) from which the statistics of batch norm are measured anew before a
-    network is judged and saved; 0 keeps those of the patches, which hold more border, where values are padded, than a slice
+    recalibrate: int = 32
+    """Whole training slices (or windows of a volume), at most, from which the statistics of batch norm are measured anew before
+    a network is judged and saved; 0 keeps those of the patches, which hold more border, where values are padded, than a slice
     does, more of the rare classes, and other weights. Networks without batch norm (instance norm) have none to measure."""
     seed: int = 0
 

@@ -70,7 +70,10 @@ def measures_anew(recipe: Recipe, network: nn.Module) -> bool:
 
 
 def whole_slices(samples: Sequence[Prepared], recipe: Recipe, stride: Sequence[int]) -> Iterator[torch.Tensor]:
-    """``recipe.recalibrate`` normalised slices of some samples by turns, or windows, as inference sees them: (1, C, ...).
+    """Normalised slices of some samples by turns, or windows, as inference sees them: (1, C, ...).
+
+    ``recipe.recalibrate`` are drawn, and of those that are drawn twice the second is left out. Eight were too few on phantoms
+    where slices differ: IoU of the rarest class 0.68, with the patches' own statistics 0.74, with 32 slices 0.74.
 
     Parameters
     ----------
@@ -80,17 +83,26 @@ def whole_slices(samples: Sequence[Prepared], recipe: Recipe, stride: Sequence[i
     stride : sequence of int
         Of the network.
     """
-    for number in range(recipe.recalibrate):
-        sample, random = samples[number % len(samples)], np.random.default_rng([recipe.seed, number])
-        shape = sample.sample.grey.shape
+    drawn = dict.fromkeys(_place(samples, recipe, number) for number in range(recipe.recalibrate))
+    for which, axis, starts in drawn:
+        sample = samples[which]
         if recipe.dimensions == 2:
-            axis = int(random.choice(sample.axes))
-            values = _slab(sample, recipe, axis, int(random.integers(shape[axis])))
+            values = _slab(sample, recipe, axis, starts[0])
         else:
-            starts = [int(random.integers(n - p + 1)) for n, p in zip(shape, recipe.sampling.patch, strict=True)]
             z, y, x = (slice(s, s + p) for s, p in zip(starts, recipe.sampling.patch, strict=True))
             values = sample.scaling.scaled(sample.sample.grey.read((z, y, x)))[None]
         yield _padded(torch.from_numpy(values), stride)[None]
+
+
+def _place(samples: Sequence[Prepared], recipe: Recipe, number: int) -> tuple[int, int, tuple[int, ...]]:
+    """Draw a sample by turns, an axis and a slice across it, or where a window starts."""
+    which, random = number % len(samples), np.random.default_rng([recipe.seed, number])
+    shape = samples[which].sample.grey.shape
+    if recipe.dimensions == 2:
+        axis = int(random.choice(samples[which].axes))
+        return which, axis, (int(random.integers(shape[axis])),)
+    free = [n - p + 1 for n, p in zip(shape, recipe.sampling.patch, strict=True)]
+    return which, 0, tuple(int(random.integers(n)) for n in free)
 
 
 def _slices(sample: Prepared, recipe: Recipe) -> Iterator[tuple[np.ndarray, np.ndarray]]:
