@@ -193,14 +193,15 @@ class BarDisplay:
 
 
 class WidgetDisplay:
-    """Widgets in a notebook: a bar, and where there is a record of the run, the map of its blocks.
+    """Widgets in a notebook: a bar, and where there is a record, the map of the blocks of a run or the curves of a training.
 
     Parameters
     ----------
     name : str
     total : int
     folder : Path, BucketPath or None
-        Of the ledger; the map is drawn from its files alone, so it is the same in the run and in whoever watches.
+        Of the ledger, or of a training; what is below the bar is drawn from its files alone, so it is the same in the run and
+        in whoever watches.
     """
 
     def __init__(self, name: str, total: int, folder: Place | None = None) -> None:
@@ -240,9 +241,10 @@ class WidgetDisplay:
 def _block_map(folder: Place) -> Any:
     # Loaded only where it is shown: a run on a terminal draws nothing.
     from tomoscale.notebook.block_map import BlockMap
+    from tomoscale.notebook.curves import Curves, is_training
 
     try:
-        return BlockMap(folder)
+        return Curves(folder) if is_training(folder) else BlockMap(folder)
     except (IntegrityError, OSError):
         return None
 

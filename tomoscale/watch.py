@@ -16,6 +16,7 @@ from tomoscale.block_states import last_line
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.lease import FOLDER, lease_owner
 from tomoscale.ledger import Ledger, read_plan
+from tomoscale.notebook.curves import TrainingState, is_training, training_state
 from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
 from tomoscale.progress import Display, duration, in_notebook, make_display
@@ -99,15 +100,15 @@ def run_state(path: str | Place) -> RunState:
 
 
 def watch(path: str | Place, *, every_seconds: float = 1.0) -> None:
-    """Show how far a run is until it ends: that of another process, or one that outlived a restarted kernel.
+    """Show how far a run or a training is until it ends: that of another process, or one that outlived a restarted kernel.
 
-    In a notebook this returns at once, and the bar and the map of blocks move on by themselves; on a terminal it returns
-    when the run has ended, and Ctrl-C leaves it without touching the run.
+    In a notebook this returns at once, and the bar and the map of blocks, or the curves of the training, move on by
+    themselves; on a terminal it returns when the run has ended, and Ctrl-C leaves it without touching the run.
 
     Parameters
     ----------
     path : path
-        As for `run_state`.
+        As for `run_state`, or the output of a training.
     every_seconds : float
         Time between two looks at the files.
 
@@ -116,7 +117,7 @@ def watch(path: str | Place, *, every_seconds: float = 1.0) -> None:
     InputError
         If there is no record of a run.
     """
-    state = run_state(path)
+    state = _state_of(path)
     display = make_display(state.step, state.total, state.folder)
     display.update(state.done, state.text)
     if not in_notebook():
@@ -127,11 +128,15 @@ def watch(path: str | Place, *, every_seconds: float = 1.0) -> None:
     ).start()
 
 
-def _follow(path: str | Place, display: Display, state: RunState, every_seconds: float) -> None:
+def _state_of(path: str | Place) -> RunState | TrainingState:
+    return training_state(path) if is_training(path) else run_state(path)
+
+
+def _follow(path: str | Place, display: Display, state: RunState | TrainingState, every_seconds: float) -> None:
     try:
         while state.running:
             time.sleep(every_seconds)
-            state = run_state(path)
+            state = _state_of(path)
             display.update(state.done, state.text)
     except (InputError, IntegrityError, OSError, KeyboardInterrupt):
         pass  # the output was removed, or whoever watches has seen enough

@@ -11,12 +11,12 @@ from typing import Any
 from tomoscale.report.charts import line_chart
 from tomoscale.report.page import chart, page, table, text
 
-PICTURE = "curves.png"
+PICTURE, LOSSES = "curves.png", "losses.png"
 PAGE = "curves.html"
 
 
 def draw_curves(folder: Path, lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Write ``curves.png`` (IoU) and ``curves.html`` (IoU, losses, table).
+    """Write ``curves.png`` (IoU), ``losses.png`` and ``curves.html`` (both, with a table).
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def draw_curves(folder: Path, lines: Sequence[Mapping[str, Any]], names: Sequenc
             numbers=range(len(names) + 4),
         )
     )
-    for name, content in ((PICTURE, agreement.png), (PAGE, page("Training", body).encode())):
+    for name, content in ((PICTURE, agreement.png), (LOSSES, losses.png), (PAGE, page("Training", body).encode())):
         partial = folder / (name + ".partial")
         partial.write_bytes(content)
         os.replace(partial, folder / name)

@@ -48,7 +48,8 @@ def judge(training: Training, folder: Output) -> str:
             training.confusion = confusion.tolist()
         if training.devices.first:
             card = _card(training, line)
-            folder.note(line, [c.name for c in training.data.classes])
+            ended = training.step >= recipe.stop.steps or judgement.stops(recipe.stop)
+            folder.note({**line, "ended": ended}, [c.name for c in training.data.classes])
             folder.save_bundles(training.devices.plain(network), card, training.reach, best=best)
     shown = ", ".join(f"{c.name} {v:.3f}" for c, v in zip(training.data.classes, by_class, strict=True))
     return f"step {training.step}: loss {line['loss']:.4f}, validation {loss:.4f}, IoU {shown}, mean {mean:.4f}"

@@ -5,7 +5,7 @@
     output/
       training.json            recipe, classes, samples
       progress.jsonl           one line for every validation: step, loss, rate, IoU of each class
-      curves.png, curves.html  the same, drawn
+      curves.png, losses.png   the same, drawn; together with a table in curves.html
       checkpoint.safetensors   all that the next step depends on
       best/, last/             bundles for `tomoscale segment`
       passes/                  records of the passes that counted the data
