@@ -71,6 +71,7 @@ EXAMPLES = {
     "own_kernel.py",
     "slurm.py",  # runs on a Slurm in tests/cluster/test_slurm.py
     "train_demo_model.py",
+    "train_on_phantoms.py",
 }
 
 
@@ -168,7 +169,15 @@ def test_implant_study_ends_with_a_report_and_goes_on_where_it_was(tmp_path):
 
 
 def test_training_the_demo_model_writes_a_bundle_that_loads(tmp_path):
-    short = "import sys; sys.argv = ['train', 'out', '--steps', '2']; import train_demo_model as t; t.SIZES = (48, 40); t.PATCH = 32; t.main()"
+    short = "import sys; sys.argv = ['train', 'bundle', '--steps', '2']; import train_demo_model as t; t.SIZES = (48, 40); t.PATCH = 32; t.main()"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}"}
+    subprocess.run([sys.executable, "-c", short], cwd=tmp_path, env=environment, check=True, timeout=240)
+    assert [c.id for c in load_bundle(tmp_path / "bundle").classes] == [0, 1, 2, 3]
+
+
+def test_training_on_phantoms_writes_a_bundle_that_loads(tmp_path):
+    small = "import sys, train_on_phantoms as t; t.SIZES = (48, 40); t.PATCH = 32; t.TRAINING_SEEDS, t.JUDGING_SEEDS = (1000,), (2000,)"
+    short = f"{small}; sys.argv = ['train', 'out', '--steps', '2']; t.main()"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}"}
     subprocess.run([sys.executable, "-c", short], cwd=tmp_path, env=environment, check=True, timeout=240)
     assert [c.id for c in load_bundle(tmp_path / "out" / "network" / "last").classes] == [0, 1, 2, 3]

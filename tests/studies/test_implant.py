@@ -245,3 +245,18 @@ def test_a_voxel_size_for_all_volumes_of_a_sample(tmp_path):
     assert content is not None
     results = json.loads((tmp_path / "a" / "results" / "results.json").read_text())
     assert results["parameters"]["voxel_size_um"] == [7.0, 7.0, 7.0]
+
+
+def test_voxels_of_another_size_than_the_network_saw_are_measured_only_when_asked(tmp_path, monkeypatch):
+    scan = np.random.default_rng(1).integers(0, 255, (8, 24, 24)).astype(np.uint8)
+    sample = Sample("a", scan=Volume(MemoryArray(scan), (6.0, 6.0, 6.0)))
+    with pytest.raises(InputError, match=r"was trained on 5 µm: .* go on with --any-voxel-size"):
+        study([sample], tmp_path, work=Work(progress=False))
+
+    def asked(*_: Any, any_voxel_size: bool, **how: Any) -> None:
+        raise PlanError(f"any_voxel_size is {any_voxel_size}")
+
+    # What a network says of noise need not be measured.
+    monkeypatch.setattr("tomoscale.studies.implant.segment", asked)
+    with pytest.raises(PlanError, match="any_voxel_size is True"):
+        study([sample], tmp_path, any_voxel_size=True, work=Work(progress=False))

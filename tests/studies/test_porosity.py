@@ -256,15 +256,15 @@ def test_several_labels_make_one_phase():
 def test_a_scan_is_normalised_and_segmented_first(tmp_path, monkeypatch):
     scan = np.random.default_rng(1).integers(0, 200, (16, 32, 32)).astype(np.uint8)
 
-    def bright_is_bone(normal, target, *, model, work):
+    def bright_is_bone(normal, target, *, model, any_voxel_size, work):
         assert normal.dtype.kind == "f"
-        assert model == "a bundle"
+        assert (model, any_voxel_size) == ("a bundle", True)
         values = np.where(normal.read() > 0.5, 3, 0).astype(np.uint8)
         return work.map(map_labels(np.arange(256), np.uint8), Volume(MemoryArray(values), SIZE), target, kind="labels")
 
     # A network takes ten seconds to load and knows nothing of noise.
     monkeypatch.setattr("tomoscale.studies.porosity.segment", bright_is_bone)
-    content = porosity(Volume(MemoryArray(scan), SIZE), tmp_path, model="a bundle", work=quiet())
+    content = porosity(Volume(MemoryArray(scan), SIZE), tmp_path, model="a bundle", any_voxel_size=True, work=quiet())
     found = {q["symbol"]: q["value"] for q in content["quantities"]}
     low, high = np.percentile(scan, (0.5, 99.9))
     assert found["Po_raw"] == pytest.approx(((scan.clip(low, high) - low) / (high - low) <= 0.5).mean())
