@@ -182,18 +182,18 @@ def _compare_record(volume: Volume, ledger: Ledger, plan: dict[str, Any]) -> Non
         )
 
 
-def _compare_probabilities(path: Path, plan: dict[str, Any], ledger: Ledger, regions: list[Region]) -> int:
+def _compare_probabilities(path: Place, plan: dict[str, Any], ledger: Ledger, regions: list[Region]) -> int:
     """Hold the volumes of probabilities that a run filled against the checksums in its ledger; return how many."""
     said = next((p[PROBABILITIES] for p in plan["step"].values() if PROBABILITIES in p), None)
     recorded = ledger.counts.get(PROBABILITIES)
     if said is None or recorded is None:
         return 0
     # Both may have been moved together.
-    folder = next((f for f in (Path(said["folder"]), path.parent / Path(said["folder"]).name) if f.exists()), None)
+    folder = next((f for f in (place(said["folder"]), path.parent / place(said["folder"]).name) if f.exists()), None)
     if folder is None:
         raise IntegrityError(f"the probabilities kept with {path} are gone: {said['folder']} does not exist")
     for number, wanted in enumerate(recorded.tolist()):
-        found = sorted(folder.glob(f"{number}_*.zarr"))
+        found = [f for f in folder.iterdir() if f.name.startswith(f"{number}_") and f.name.endswith(".zarr")]
         if len(found) != 1:
             raise IntegrityError(
                 f"the probabilities kept with {path} are gone: {folder} holds no volume of class {number}"

@@ -56,7 +56,7 @@ def scaling_of(
     return Scaling.between(low, high)
 
 
-def scaling_unless_done(volume: Volume, how: Normalisation, record: Path, work: Work, *, asks: str) -> Scaling | None:
+def scaling_unless_done(volume: Volume, how: Normalisation, record: Place, work: Work, *, asks: str) -> Scaling | None:
     """Scaling of a volume by a scheme; None if `normalise` has scaled it so, or it lies in 0..1 already.
 
     Trainings and segmentations both ask here, so that a network sees in use what it has learned from.
@@ -85,9 +85,10 @@ def scaling_unless_done(volume: Volume, how: Normalisation, record: Path, work: 
     return scaling_of(volume, how, record, work)
 
 
-def counted_greys(volume: Volume, record: Path, work: Work) -> Counts:
+def counted_greys(volume: Volume, record: Place, work: Work) -> Counts:
     """Histogram of all voxels that the numbers of a scaling come from, which is counted once for both."""
-    return work.measure((histogram(Population(volume.dtype.name)),), {"grey": volume}, record / "first")
+    counts: Counts = work.measure((histogram(Population(volume.dtype.name)),), {"grey": volume}, record / "first")
+    return counts
 
 
 def range_of(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -244,7 +245,7 @@ def _block_map(folder: Place) -> Any:
     from tomoscale.notebook.curves import Curves, is_training
 
     try:
-        return Curves(folder) if is_training(folder) else BlockMap(folder)
+        return Curves(folder) if isinstance(folder, Path) and is_training(folder) else BlockMap(folder)
     except (IntegrityError, OSError):
         return None
 

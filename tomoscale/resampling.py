@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from tomoscale.commands import Source, opened
 from tomoscale.errors import InputError
+from tomoscale.formats import Source, opened
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.resample import resample as resampling
 from tomoscale.kernels.resample import scale_factor

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from tomoscale.block_states import last_line
@@ -129,7 +130,8 @@ def watch(path: str | Place, *, every_seconds: float = 1.0) -> None:
 
 
 def _state_of(path: str | Place) -> RunState | TrainingState:
-    return training_state(path) if is_training(path) else run_state(path)
+    found = place(path)
+    return training_state(found) if isinstance(found, Path) and is_training(found) else run_state(found)
 
 
 def _follow(path: str | Place, display: Display, state: RunState | TrainingState, every_seconds: float) -> None:

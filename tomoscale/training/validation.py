@@ -120,7 +120,8 @@ def _slab(sample: Prepared, recipe: Recipe, axis: int, middle: int) -> np.ndarra
     low, high = max(0, middle - half), min(length - 1, middle + half)
     slab = np.moveaxis(sample.sample.grey.read(_at(sample, axis, low, high + 1)), axis, 0)
     shown = [min(max(n, low), high) - low for n in range(middle - half, middle + half + 1)]
-    return sample.scaling.scaled(slab[shown])
+    scaled: np.ndarray = sample.scaling.scaled(slab[shown])
+    return scaled
 
 
 def _labelled(sample: Prepared, axis: int) -> Sequence[int]:
