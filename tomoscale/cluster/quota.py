@@ -8,7 +8,8 @@ BeeGFS 8   ``beegfs quota list-usage --raw``           name, id, type, pool, use
 GPFS       ``mmlsquota -Y -u USER``                    fields between colons, named in a line HEADER; in KiB
 =========  ==========================================  ==================================================
 
-Formats as public tests and parsers of these tools show them, and the sources of BeeGFS. Each tool is asked for at most `TOOL_SECONDS`, without a shell; one that is not on the path, fails or tells nothing gives no answer.
+Formats as public tests and parsers of these tools show them, and the sources of BeeGFS. Each tool is asked for at most
+`TOOL_SECONDS`, without a shell; one that is not on the path, fails or tells nothing gives no answer.
 """
 
 from __future__ import annotations
