@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from tomoscale.formats import Source, opened
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.resample import resample as resampling
 from tomoscale.kernels.resample import scale_factor
+from tomoscale.places import Place
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume
 from tomoscale.work import Work
@@ -22,7 +22,7 @@ Method = Literal["nearest", "linear", "cubic"]
 
 def resample(
     source: Source,
-    target: str | Path,
+    target: str | Place,
     *,
     voxel_size_um: Spacing,
     method: Method | None = None,
