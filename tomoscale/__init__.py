@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from tomoscale.thresholding import threshold as threshold
     from tomoscale.training.cross_validation import cross_validate as cross_validate
     from tomoscale.training.loop import fit as fit
-    from tomoscale.volume import Volume as Volume
     from tomoscale.volume import create_volume as create_volume
+    from tomoscale.voxels import Volume as Volume
     from tomoscale.work import Work as Work
     from tomoscale.work import working as working
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "RawLayout": "formats.raw_layout",
     "Resources": "resources",
-    "Volume": "volume",
+    "Volume": "voxels",
     "Work": "work",
     "accept": "annotation.accept",
     "clean": "commands",

@@ -113,6 +113,10 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     work : Work, optional
         Runs the passes that count the data.
 
+    Returns
+    -------
+    TrainingResult
+
     Raises
     ------
     InputError, PlanError, ValueError
