@@ -17,8 +17,6 @@ from contextlib import suppress
 from os import getpid
 from pathlib import Path
 
-import psutil
-
 SILENT_SECONDS = 600.0
 _NAME = re.compile(r"\.(?P<host>[^/]+)\.(?P<process>\d+)\.[0-9a-f]{12}\.partial")
 
@@ -42,6 +40,9 @@ def is_abandoned(draft: Path, path: Path) -> bool:
     if match is None:
         return False
     if match["host"] == socket.gethostname():
+        # Loaded when a draft is found: `--help` asks for none.
+        import psutil
+
         return not psutil.pid_exists(int(match["process"]))
     with suppress(OSError):
         # A folder is as old as what was written into it last.
