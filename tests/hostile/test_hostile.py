@@ -42,7 +42,8 @@ MOST_SECONDS = 10.0
 MOST_BYTES = 2**30
 HANGS_SECONDS = 180.0
 MOST_LINES = 8
-pytestmark = pytest.mark.xdist_group("hostile")
+# All cases are run by what the first test waits for.
+pytestmark = [pytest.mark.xdist_group("hostile"), pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True)
