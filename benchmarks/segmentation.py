@@ -27,7 +27,7 @@ from tomoscale.geometry import Region, Shape
 from tomoscale.kernels.network import Runtime, inference
 from tomoscale.ledger import Ledger
 from tomoscale.networks.bundle import Bundle, load_bundle
-from tomoscale.networks.runtime import window_threads
+from tomoscale.networks.runtime import Forward, forward_of, window_threads
 from tomoscale.phantom import Phantom
 from tomoscale.plan import plan_map
 from tomoscale.resources import Resources
@@ -71,7 +71,7 @@ def from_zarr_to_zarr(kernel: Kernel, source: Volume, folder: Path, parts: list[
     return labels
 
 
-def bare(network: torch.nn.Module, windows: list[torch.Tensor], threads: int) -> np.ndarray:
+def bare(network: Forward, windows: list[torch.Tensor], threads: int) -> np.ndarray:
     """The network on windows in memory, its logits thrown away: a thread each as in the kernel, or torch's own (0)."""
 
     def compute(window: torch.Tensor) -> None:
@@ -145,7 +145,7 @@ def ways(
     """Everything that is timed, by name, and how many threads the kernel uses."""
     kernel = inference(bundle, grey.shape)
     threads = max(1, min(kernel.function.at_once, torch.get_num_threads()))  # type: ignore[attr-defined]
-    windows, network = windows_of(kernel, grey), bundle.network()
+    windows, network = windows_of(kernel, grey), forward_of(bundle, "torch", "float32", "cpu", threads)
     # MONAI's user loads weights as they are: rows of one channel after each other.
     theirs = load_plain(bundle)
     size = (grey.shape[1], grey.shape[2])

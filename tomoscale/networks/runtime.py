@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from tomoscale.networks.bundle import Bundle
+from tomoscale.networks.by_voxel import by_voxel
 
 BACKENDS = ("torch", "openvino")
 PRECISIONS = ("float32", "bfloat16")
@@ -103,7 +104,8 @@ _PREPARING = threading.Lock()
 @lru_cache(maxsize=32)
 def _prepare(bundle: Bundle, member: int, backend: str, precision: str, device: str, streams: int) -> Forward:
     if backend == "torch":
-        return _Torch(_network(bundle, member, device), precision)
+        network = _network(bundle, member, device)
+        return _Torch(by_voxel(network) if device == "cpu" else network, precision)
     if device != "cpu":
         raise ValueError("backend 'openvino' runs on the CPU: use backend 'torch' on a GPU, or plan with device='cpu'")
     return _OpenVino(bundle, _network(bundle, member, device), precision, streams)
