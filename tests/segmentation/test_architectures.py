@@ -39,6 +39,9 @@ def plan(dimensions):
     }
 
 
+RESIDUAL = {name: value for name, value in plan(2).items() if name != "convolutions"} | {"blocks": [1, 2], "stem": 3}
+
+
 def reaching(stride, voxels, *, local=True, dimensions=2):
     return Reach(*[(n,) * dimensions for n in (stride, *[voxels] * 4)], local=local)
 
@@ -53,6 +56,7 @@ CASES = {
     "sensor3d": ("sensor3d", {"width": 2}, None, reaching(8, 88)),
     "msd": ("msd", {"depth": 5, "dilations": 3}, None, None),
     "nnunet": ("nnunet", plan(2), Windows((16, 12)), reaching(2, 8, local=False)),
+    "nnunet_residual": ("nnunet_residual", RESIDUAL, Windows((12, 16)), reaching(2, 8, local=False)),
     "nnunet of volumes": (
         "nnunet",
         plan(3),
