@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ ENVIRONMENT = "DASK_SCHEDULER_ADDRESS"
 """Variable by which a batch script tells its command where the scheduler is."""
 
 CONNECT_SECONDS = 5.0
+
+ANSWER_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Between the times that workers are asked, where those that were there have died."""
 
 
 @contextmanager
@@ -139,7 +143,7 @@ def resources_of(client: Any) -> Resources:
     Raises
     ------
     PlanError
-        If there are no workers.
+        If there are no workers, or none answers.
     """
     workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
     if not workers:
@@ -148,13 +152,24 @@ def resources_of(client: Any) -> Resources:
     limits = [w["memory_limit"] for w in workers if w["memory_limit"]]
     memory = int(0.8 * min(limits)) if limits else psutil.virtual_memory().available // (2 * len(workers))
     count = max(len(workers), len(getattr(client.cluster, "plan", ())))
-    devices = list(client.run(device_and_free_bytes).values())
-    if devices and min(free for _, free in devices) > 0:
+    devices = _devices(client)
+    if min(free for _, free in devices) > 0:
         # Workers that share a GPU share its memory.
         shares = Counter(device for device, _ in devices)
         device_bytes = min(free // shares[device] for device, free in devices)
         return Resources(count, 1, max(1, threads - 1), memory, "cuda", int(0.8 * device_bytes))
     return Resources(count, max(1, threads - IO_THREADS), IO_THREADS, memory)
+
+
+def _devices(client: Any) -> list[tuple[str, int]]:
+    """Device of each worker, and its free bytes; a worker that dies while it is asked is left out."""
+    for pause_s in (*ANSWER_PAUSES_S, None):
+        found = list(client.run(device_and_free_bytes, on_error="ignore").values())
+        if found:
+            return found
+        if pause_s is not None:
+            time.sleep(pause_s)
+    raise PlanError(f"no worker of {client} answers: see `tomoscale cluster doctor`, then give the same command again")
 
 
 def _cause(error: BaseException) -> str:
