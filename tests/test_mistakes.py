@@ -131,7 +131,6 @@ VALUES = (
     mistake("planes of another number", "segment {normal} {out} --planes 5", 2, "'5'", "1, 3, 9"),
     mistake("a vote of no kind", "segment {normal} {out} --planes 3 --voting loud", 2, "'loud'", "soft, majority"),
     mistake("a tile that does not fit", "segment {normal} {out} --planes 3 --tile 3", 2, "(1, 3, 3)", "multiple"),
-    mistake("planes of what is not normalised", "segment {scan} {out} --planes 3", 3, "uint16", "tomoscale normalise"),
     mistake("an unknown precision", "segment {normal} {out} --precision float16", 2, "'float16'", "did you mean"),
     mistake("a healing time without a unit", "measure {labels} {out} --healing-time 6", 2, "'6'", "no unit", "6weeks"),
     mistake("a healing time of nothing", "measure {labels} {out} --healing-time 0d", 2, "'0d'", "positive"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.world import volume_at
 from tomoscale.cli import main
 from tomoscale.networks.architectures import declare_from, make_network
 from tomoscale.networks.bundle import load_bundle, save_bundle
-from tomoscale.networks.card import Normalisation
+from tomoscale.networks.card import Normalisation, Windows
 from tomoscale.segmentation.segment import SHIPPED_MODEL
 from tomoscale.volume import open_zarr
 
@@ -57,6 +58,7 @@ def test_probing_says_that_the_card_is_right(bundle, capsys):
 def test_probing_finds_a_card_that_is_wrong(bundle, change, message, capsys):
     document = json.loads((bundle / "card.json").read_text())
     document["reach_voxels"] |= change
+    document["windows"] = None if document["reach_voxels"]["local"] else asdict(Windows((32, 32)))
     (bundle / "card.json").write_text(json.dumps(document))
     assert main(["model", "probe", str(bundle), "--json"]) == 7
     error = json.loads(capsys.readouterr().out)["error"]
@@ -66,7 +68,7 @@ def test_probing_finds_a_card_that_is_wrong(bundle, change, message, capsys):
 
 def test_probing_sees_that_instance_norm_is_not_local(tmp_path, capsys):
     results = checkpoints.network(2, 0)
-    path = save_bundle(tmp_path / "bundle", results, card(3)).path
+    path = save_bundle(tmp_path / "bundle", results, replace(card(3), windows=Windows((24, 32)))).path
     assert told(capsys, "model", "probe", path)["measured"] == {"local": False}
     assert main(["model", "probe", str(path)]) == 0
     assert "depends on the window as a whole" in capsys.readouterr().out

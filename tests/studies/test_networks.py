@@ -104,7 +104,7 @@ def test_the_example_names_the_seven_networks_and_all_can_be_made(tmp_path):
     for one in recipes.values():
         cost = cost_of(one.network.architecture, network_arguments(one, 4), one.sampling.patch)
         assert cost.parameters < 2_000_000
-        assert one.stop.steps == 400
+        assert one.stop.steps == 500
 
 
 @pytest.mark.parametrize(
