@@ -155,9 +155,11 @@ def test_ctrl_c_stays_ours_when_the_library_for_slurm_is_loaded():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("seconds", [1, 99])
-def test_workers_that_die_while_they_are_asked_are_left_out(monkeypatch, seconds):
-    answers = [{}] * seconds + [{"tcp://127.0.0.1:2": ("", 0)}]
+@pytest.mark.parametrize("silences", [1, 99])
+def test_workers_that_die_while_they_are_asked_are_left_out_and_others_waited_for(monkeypatch, silences):
+    workers = {n: {"nthreads": 2, "memory_limit": 2**30} for n in (1, 2)}
+    there = [{}, *[workers] * (silences + 1)]
+    answers = [*[{}] * silences, {"tcp://127.0.0.1:2": ("", 0)}]
     pauses = []
     monkeypatch.setattr("tomoscale.cluster.connection.time.sleep", pauses.append)
 
@@ -165,15 +167,15 @@ def test_workers_that_die_while_they_are_asked_are_left_out(monkeypatch, seconds
         cluster = None
 
         def scheduler_info(self, n_workers):
-            return {"workers": {n: {"nthreads": 2, "memory_limit": 2**30} for n in (1, 2)}}
+            return {"workers": there.pop(0)}
 
         def run(self, function, on_error):
             assert on_error == "ignore", "one that dies would raise"
             return answers.pop(0)
 
-    if seconds == 1:
+    if silences == 1:
         found = resources_of(Client())
-        assert (found.processes, found.memory_bytes, pauses) == (2, int(0.8 * 2**30), [0.5])
+        assert (found.processes, found.memory_bytes, pauses) == (2, int(0.8 * 2**30), [0.5, 1.0])
     else:
         with pytest.raises(PlanError, match=r"no worker .* answers"):
             resources_of(Client())

@@ -145,14 +145,11 @@ def resources_of(client: Any) -> Resources:
     PlanError
         If there are no workers, or none answers.
     """
-    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
-    if not workers:
-        raise PlanError(f"{client} has no workers yet: wait for them (client.wait_for_workers), then plan")
+    workers, devices = _answers(client)
     threads = min(w["nthreads"] for w in workers)
     limits = [w["memory_limit"] for w in workers if w["memory_limit"]]
     memory = int(0.8 * min(limits)) if limits else psutil.virtual_memory().available // (2 * len(workers))
     count = max(len(workers), len(getattr(client.cluster, "plan", ())))
-    devices = _devices(client)
     if min(free for _, free in devices) > 0:
         # Workers that share a GPU share its memory.
         shares = Counter(device for device, _ in devices)
@@ -161,14 +158,21 @@ def resources_of(client: Any) -> Resources:
     return Resources(count, max(1, threads - IO_THREADS), IO_THREADS, memory)
 
 
-def _devices(client: Any) -> list[tuple[str, int]]:
-    """Device of each worker, and its free bytes; a worker that dies while it is asked is left out."""
+def _answers(client: Any) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
+    """What the scheduler says of each worker, and the device of each with its free bytes.
+
+    A worker that dies while it is asked is left out; where none is left, those that replace them are waited for.
+    """
+    workers: list[dict[str, Any]] = []
     for pause_s in (*ANSWER_PAUSES_S, None):
-        found = list(client.run(device_and_free_bytes, on_error="ignore").values())
-        if found:
-            return found
+        workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+        devices = list(client.run(device_and_free_bytes, on_error="ignore").values()) if workers else []
+        if devices:
+            return workers, devices
         if pause_s is not None:
             time.sleep(pause_s)
+    if not workers:
+        raise PlanError(f"{client} has no workers yet: wait for them (client.wait_for_workers), then plan")
     raise PlanError(f"no worker of {client} answers: see `tomoscale cluster doctor`, then give the same command again")
 
 
