@@ -96,6 +96,10 @@ def test_a_run_that_slept_while_another_took_over_stops_before_it_writes_on(tmp_
 
 
 def test_no_process_outlives_a_run_whose_workers_were_stopped_while_they_started():
+    environment = dict(os.environ)
+    with local(1, memory_bytes=2**30):
+        pass  # what Dask sets for its workers must not be found by those of the next cluster
+    assert dict(os.environ) == environment
     before = {process.pid for process in worker_processes()}
     with local(2, memory_bytes=2**30) as client:
         first = {process.pid for process in worker_processes()} - before

@@ -65,6 +65,7 @@ def local(processes: int | None = None, memory_bytes: int | None = None) -> Iter
     }
     with (
         dask.config.set({**SETTINGS, **own}),
+        kept_environment(),
         ended(
             LocalCluster(
                 n_workers=processes,
@@ -86,6 +87,27 @@ def local(processes: int | None = None, memory_bytes: int | None = None) -> Iter
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextmanager
+def kept_environment() -> Iterator[None]:
+    """Keep this process's variables: Dask sets those of its workers here too, and takes what it finds before what it is told.
+
+    So the workers of a second cluster would get the mark and the numbers of threads of the first.
+    """
+    import dask
+
+    names = {*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.pop(MARK, None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -151,6 +173,7 @@ def gpus() -> Iterator[Client]:
     mark = secrets.token_hex(8)
     with (
         dask.config.set({**SETTINGS, f"distributed.nanny.pre-spawn-environ.{MARK}": mark}),
+        kept_environment(),
         ended(
             LocalCUDACluster(
                 host=LOOPBACK,
