@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numba
 
 from tomoscale.arrays import Array
 from tomoscale.geometry import Shape
-
-if TYPE_CHECKING:
-    pass
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

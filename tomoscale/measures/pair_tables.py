@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numba
 import numpy as np
@@ -24,8 +24,6 @@ from tomoscale.measures.words import (
     LABELS,
 )
 
-if TYPE_CHECKING:
-    pass
 IGNORED_BYTE, WRONG_BYTE = 254, 255
 """What the ignored id and those out of range become in volumes of wider types."""
 _CODES = 1 << 22
