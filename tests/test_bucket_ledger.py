@@ -52,7 +52,7 @@ def server(tmp_path, failure) -> Iterator[Path]:
 def at_once(monkeypatch) -> None:
     """Let every frame be put as soon as it is there, and a lease be renewed whenever it can be."""
     monkeypatch.setattr(block_log.ObjectLog, "due", lambda *_: True)
-    monkeypatch.setattr(lease, "SIGN_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "BUCKET_SIGN_SECONDS", 0.0)
 
 
 def aged(server: Path, seconds: float, **changes) -> None:

@@ -20,6 +20,11 @@ PLAN = {"step": {"opening": {}}}
 ONE = np.array([(0, 1, 1, (0, 0, 0))], RECORD)
 
 
+@pytest.fixture(autouse=True)
+def _a_sign_of_life_each_time(monkeypatch):
+    monkeypatch.setattr(module, "SIGN_SECONDS", 0.0)
+
+
 def aged(folder, seconds: float = 3600.0, **changes) -> None:
     """Make the lease of a folder that old, and another's."""
     path = max(folder.glob("lease.*.json"))
@@ -69,6 +74,23 @@ def test_an_old_lease_of_another_machine_is_taken_over_and_its_owner_notices(tmp
     first.release()
     second.renew()
     assert lease_owner(tmp_path) is not None
+
+
+def test_a_sign_of_life_is_given_once_a_second_and_at_once_by_who_slept(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SIGN_SECONDS", 1.0)
+    now = time.monotonic()
+    lease = take_lease(tmp_path)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + 0.9)
+    os.utime(lease.path, (5, 5))
+    lease.renew()
+    assert lease.path.stat().st_mtime == 5
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + 1.5)
+    lease.renew()
+    assert lease.path.stat().st_mtime > 5
+    (tmp_path / "lease.000002.json").touch()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + LEASE_SECONDS + 1.5)
+    with pytest.raises(Interrupted, match="another run took over"):
+        lease.renew()
 
 
 def test_an_owner_sees_who_comes_after_before_its_own_file_is_removed(tmp_path):

@@ -146,9 +146,10 @@ class FileLog:
             os.truncate(self.path, self.end)
         self.torn = True
         with self.path.open("ab") as file:
-            if any(not len(added.records) for added in self.frames(self.end)):
+            behind = file.tell()
+            if behind > self.end and any(not len(added.records) for added in self.frames(self.end)):
                 raise _taken_over(self.path.parent)
-            self.end = file.tell()
+            self.end = behind
             file.write(frame)
             file.flush()
             self.end = file.tell()

@@ -39,8 +39,9 @@ FOLDER = ".tomoscale"
 LEASE_SECONDS = 60.0
 """A lease not renewed for this long belongs to a run that is gone."""
 
-SIGN_SECONDS = 10.0
-"""Between two signs of life in a bucket."""
+SIGN_SECONDS = 1.0
+BUCKET_SIGN_SECONDS = 10.0
+"""Between two signs of life, on disks and in a bucket."""
 
 _held: set[Place] = set()
 _MAX_BYTES = 4096
@@ -84,7 +85,9 @@ class Lease:
         Interrupted
             If another run took over, the output was removed, or no sign of life could be given for too long.
         """
-        if isinstance(self.folder, BucketPath) and time.monotonic() - self.renewed < SIGN_SECONDS:
+        # Who slept long enough to lose the lease did not look in all that time, so looks now, before it writes on.
+        now, seldom = time.monotonic(), BUCKET_SIGN_SECONDS if isinstance(self.folder, BucketPath) else SIGN_SECONDS
+        if now - self.renewed < seldom:
             return
         try:
             taken = not retried(self._touch) or _file(self.folder, self.number + 1).is_file()
@@ -92,7 +95,7 @@ class Lease:
             taken = True
         except OSError as error:
             # A file server that does not answer now may do so in a moment; only then nobody else can have taken over.
-            if time.monotonic() - self.renewed < LEASE_SECONDS:
+            if now - self.renewed < LEASE_SECONDS:
                 return
             raise Interrupted(
                 f"{self.path} could not be renewed for {LEASE_SECONDS:.0f} s ({error}), so another run may write {output_of(self.folder)}: "
@@ -103,7 +106,7 @@ class Lease:
                 f"{output_of(self.folder)} is not this run's any more: it was silent for more than {LEASE_SECONDS:.0f} s and another run "
                 "took over, or the output was removed; `tomoscale status` shows who writes it"
             )
-        self.renewed = time.monotonic()
+        self.renewed = now
 
     def drop(self) -> None:
         """Give the output free."""
