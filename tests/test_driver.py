@@ -16,7 +16,7 @@ from tests.blocks import seeds
 from tomoscale import driver as module
 from tomoscale.blame import DEATHS_ALONE
 from tomoscale.block_runs import Outcome, run_blocks
-from tomoscale.driver import ATTEMPTS, Driver
+from tomoscale.driver import Driver
 from tomoscale.errors import Interrupted
 from tomoscale.frames import RECORD
 from tomoscale.geometry import Block
@@ -25,6 +25,7 @@ from tomoscale.plan import Plan, plan_measure
 from tomoscale.progress import Progress
 from tomoscale.resources import Resources
 from tomoscale.step import Counts, Measure
+from tomoscale.tries import ATTEMPTS
 from tomoscale.volume import Volume
 
 
@@ -250,7 +251,7 @@ kinds = st.dictionaries(st.integers(0, 99), st.sampled_from(["fail", "hang", "ki
 
 
 @settings(max_examples=60)
-@given(seed=seeds, blocks=st.integers(1, 100), guilty=kinds, workers=st.integers(1, 5), rate=st.floats(0, 0.03))
+@given(seed=seeds, blocks=st.integers(1, 100), guilty=kinds, workers=st.integers(1, 40), rate=st.floats(0, 0.03))
 def test_just_the_blocks_that_fail_hang_or_kill_are_set_aside_while_workers_die(seed, blocks, guilty, workers, rate):
     guilty = {n: kind for n, kind in guilty.items() if n < blocks}
     clock = [0.0]
@@ -268,7 +269,7 @@ def test_just_the_blocks_that_fail_hang_or_kill_are_set_aside_while_workers_die(
 @given(
     seed=seeds,
     guilty=kinds,
-    workers=st.integers(1, 4),
+    workers=st.integers(1, 30),
     broken=st.integers(0, 2),
     rate=st.floats(0, 0.3),
     start_rate=st.floats(0, 1.0),
@@ -284,6 +285,33 @@ def test_where_workers_die_at_any_rate_no_innocent_block_is_set_aside(seed, guil
         assert start_rate + rate + broken > 0.2
     # Bounded: 20 deaths in a row end the run.
     assert machines.tasks < 3000
+
+
+class Preempted(Machines):
+    """All workers are taken away at some moments, and there again at once."""
+
+    moments: tuple[int, ...] = ()
+
+    def _pass_a_second(self) -> None:
+        super()._pass_a_second()
+        if self.clock[0] in self.moments:
+            for worker in self.workers:
+                self._end(worker, "preempted")
+
+
+@settings(max_examples=10)
+@given(seed=seeds, guilty=st.dictionaries(st.integers(0, 199), st.sampled_from(["fail", "hang", "kill"]), max_size=2))
+def test_blocks_of_many_workers_that_are_preempted_together_are_not_tried_one_by_one(seed, guilty):
+    clock, blocks, workers = [0.0], 200, 60
+    machines = Preempted(random.Random(seed), clock, guilty, workers)
+    machines.moments = (1, 3)
+    driver = on_machines(machines, clock, blocks)
+    assert set(driver.failures) == set(guilty)
+    suspected = sum(deaths >= 2 for deaths in driver.tries.deaths.values())
+    assert suspected >= 30
+    if not guilty:
+        assert clock[0] < suspected / 2
+    assert max(machines.tried.values()) <= 30
 
 
 @pytest.mark.parametrize("done_before", [0, 7])
@@ -344,7 +372,7 @@ def test_what_ends_a_task_without_a_death_is_no_death():
     driver = on_machines(Lost(random.Random(0), clock, {2: "kill"}, 2), clock, 12)
     assert list(driver.failures) == [2]
     assert driver.failures[2].startswith("Died: killed")
-    assert not driver.deaths
+    assert not driver.tries.deaths
     with pytest.raises(Interrupted, match=r"no worker is left .*of 12 blocks are done and recorded"):
         on_machines(NoneLeft(random.Random(0), clock, {2: "kill"}, 2), clock, 12)
 
@@ -354,7 +382,7 @@ def test_blocks_beside_one_that_hangs_are_lost_with_its_worker_and_not_suspected
     machines = Machines(random.Random(3), clock, {0: "hang"}, 1)
     driver = on_machines(machines, clock, 40)
     assert set(driver.failures) == {0}
-    assert set(driver.deaths) == {0}
+    assert set(driver.tries.deaths) == {0}
 
 
 def test_a_task_that_hangs_is_ended_and_tried_again(monkeypatch):
@@ -405,7 +433,7 @@ def test_a_result_that_does_not_arrive_is_waited_for_and_nobody_is_blamed():
 
     driver = driven(a_plan(40), Late(3, set()))
     assert driver.n_done == 40
-    assert not driver.deaths
+    assert not driver.tries.deaths
     assert not driver.failures
 
 

@@ -1,30 +1,19 @@
-"""The driver of a run: keeps a few blocks per worker in flight, records what is done, and tells who is to blame.
+"""The driver of a run: keeps a few blocks per worker in flight, records what is done, and tries again what was not.
 
-A block whose function raises is tried three times, the last time alone. A worker that dies says nothing of its blocks:
-it may have been preempted, or a neighbour took its memory. So a death never counts as a try:
-
-.. code-block:: text
-
-    first death     the blocks of the task go back, each as a task of its own, and are tried beside all others
-    second death    the block waits until everything else is done, then is tried alone: no neighbour suffers from it
-    more deaths     it died alone, again and again, while others that were tried alone at the same time lived
-                    (`tomoscale.blame`): it is set aside, with its place and its first error
-
-Where nothing lives, no block is to blame: the run ends, and goes on from there another time.
+Which block is to blame for what was lost, and how it is tried next, is decided in `tomoscale.tries`. Where no worker
+lives, no block is to blame: the run ends, and goes on from there another time.
 """
 
 from __future__ import annotations
 
 import pickle
-import random
 import time
-from collections import Counter, deque
-from dataclasses import dataclass
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from tomoscale.blame import HOPELESS_DEATHS, Blame
+from tomoscale.blame import HOPELESS_DEATHS
 from tomoscale.block_runs import Outcome, combine, rehearse, run_blocks
 from tomoscale.block_states import Spans, spans_of
 from tomoscale.errors import Interrupted, describe
@@ -33,16 +22,9 @@ from tomoscale.ledger import Ledger
 from tomoscale.plan import Plan
 from tomoscale.progress import Progress
 from tomoscale.step import Kernel
+from tomoscale.tries import Task, Tries
 from tomoscale.workers import Pool, blocks_per_task
 
-ATTEMPTS = 3
-"""Times a block is tried before it is set aside; the last time alone, as memory may have been short,"""
-ALONE_IN_VAIN = 8
-"""unless that has not helped so many blocks before it."""
-DEATHS = 2
-"""Workers that may die of a block among others before it is tried alone."""
-CONTROL_SHARE = 2 / 3
-"""Of tries alone, while controls are due."""
 LOST_WINDOWS = 3
 """Windows of tasks lost without one that ended otherwise, after which it is seen first whether a worker lives at all."""
 LARGE_COUNTS_BYTES = 100_000
@@ -53,19 +35,6 @@ COMBINED_IN_VAIN = 3
 RESULT_SECONDS = 30.0
 """What a finished task brings is waited for so long at a time: the worker that holds it may be stopped, and the run must
 go on giving signs of life meanwhile."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Blocks in flight, and whether nothing else is.
-
-    `combined` adds what former tasks left on the workers; a `control` is tried alone to see whether its worker lives.
-    """
-
-    numbers: tuple[int, ...]
-    combined: bool = False
-    alone: bool = False
-    control: bool = False
 
 
 class Driver:
@@ -80,18 +49,12 @@ class Driver:
         # An array, and only what came back as Python's integers: ten million blocks are 80 MB so, and 400 MB otherwise.
         self.fresh = np.flatnonzero(~ledger.done)
         self.taken = 0
-        self.again: deque[int] = deque()
-        self.suspects: deque[int] = deque()
+        self.tries = Tries()
         self.in_flight: dict[Any, Task] = {}
         self.kept: dict[Any, Task] = {}
         self.attempts: Counter[int] = Counter()
-        self.raised: Counter[int] = Counter()
-        self.deaths: Counter[int] = Counter()
-        self.blame, self.chance = Blame(), random.Random(0)
-        self.lost_in_a_row = self.alone_in_vain = self.combined_in_vain = 0
+        self.lost_in_a_row = self.combined_in_vain = 0
         self.excused: set[Any] = set()
-        self.errors: dict[int, str] = {}
-        self.failures: dict[int, str] = {}
         self.n_done = int(ledger.done.sum())
         self.voxels_done = watch.pace.done
         self.block_seconds: float | None = None
@@ -100,9 +63,14 @@ class Driver:
         self.combines = pool.remote and counts_bytes > LARGE_COUNTS_BYTES
 
     @property
+    def failures(self) -> dict[int, str]:
+        """Blocks that are set aside, and the first error of each."""
+        return self.tries.failures
+
+    @property
     def waiting(self) -> int:
         """Blocks that are to be tried beside others."""
-        return len(self.fresh) - self.taken + len(self.again)
+        return len(self.fresh) - self.taken + len(self.tries.again)
 
     def run(self) -> None:
         """Compute all blocks; those that fail for good end in `failures`.
@@ -112,13 +80,13 @@ class Driver:
         Interrupted
             If the scheduler or all workers are gone, or workers die whatever they compute.
         """
-        while self.waiting or self.in_flight or self.kept or self.suspects:
+        while self.waiting or self.in_flight or self.kept or self.tries.suspects:
             while self.waiting and not self._nothing_ends and len(self.in_flight) < self.pool.window:
                 self._submit(self._next_blocks())
             if not self.in_flight and self.kept:
                 self._combine()
             elif not self.in_flight:
-                self._try_alone()
+                self._try_suspects()
             if self.in_flight:
                 self._collect()
 
@@ -127,37 +95,37 @@ class Driver:
         """Whether so many tasks were lost in a row that it is to be seen first whether a worker lives at all."""
         return self.lost_in_a_row >= HOPELESS_DEATHS + LOST_WINDOWS * self.pool.window
 
-    def _try_alone(self) -> None:
-        """Submit a suspect or a control while nothing else is in flight; set suspects aside that are guilty."""
-        if self.blame.hopeless:
+    def _try_suspects(self) -> None:
+        """Submit suspects while nothing else is in flight: a few beside each other, or one alone, or a control."""
+        company = [] if self._nothing_ends else self.tries.company(self.pool.window)
+        for number in company:
+            self._submit([number])
+        if company:
+            return
+        blame = self.tries.blame
+        if blame.hopeless:
             raise self._interrupted(
-                f"workers die whatever they compute, the last {self.blame.in_a_row} did, {self.blame.controls_in_a_row} of them of "
+                f"workers die whatever they compute, the last {blame.in_a_row} did, {blame.controls_in_a_row} of them of "
                 "blocks that were computed before, or of nothing",
                 "look with `tomoscale cluster doctor`",
             )
-        while self.suspects and not self._nothing_ends:
-            if self.blame.due and self.chance.random() < CONTROL_SHARE:
-                break
-            number = self.suspects.popleft()
-            if not self.blame.guilty(number):
-                self._submit([number], alone=True)
-                return
-            self.failures[number] = self.errors[number]
-            self.blame.forget(number)
-        if self.suspects or self._nothing_ends:
+        suspect = None if self._nothing_ends else self.tries.next_alone()
+        if suspect is not None:
+            self._submit([suspect], alone=True)
+        elif self.tries.suspects or self._nothing_ends:
             self._submit_control()
 
     def _submit_control(self) -> None:
         """Compute a block again that is done, or nothing where none is, and write nothing."""
         done = np.flatnonzero(self.ledger.done)
-        numbers = [int(self.chance.choice(done))] if len(done) else []
+        numbers = [int(self.tries.chance.choice(done))] if len(done) else []
         future = self.pool.submit(rehearse, self.message, numbers)
         self.in_flight[future] = Task(tuple(numbers), alone=True, control=True)
 
     def _next_blocks(self) -> list[int]:
         """Blocks of the next task; those that came back go one by one, so that each answers for itself."""
         if self.taken == len(self.fresh):
-            return [self.again.popleft()]
+            return [self.tries.again.popleft()]
         group = blocks_per_task(self.waiting, self.pool, self.block_seconds)
         first, self.taken = self.taken, min(self.taken + group, len(self.fresh))
         numbers: list[int] = self.fresh[first : self.taken].tolist()
@@ -194,7 +162,7 @@ class Driver:
             "running": spans_of(
                 task.numbers for task in self.in_flight.values() if not (task.combined or task.control)
             ),
-            "again": spans_of((number,) for number in (*self.again, *self.suspects)),
+            "again": spans_of((number,) for number in (*self.tries.again, *self.tries.suspects)),
             "set_aside": spans_of((number,) for number in self.failures),
         }
 
@@ -206,8 +174,7 @@ class Driver:
         running = {future: task.numbers for future, task in self.in_flight.items() if not task.combined}
         for future, limit in self.hanging.found(self.looked, self.pool, running, self.block_seconds):
             task = self.in_flight[future]
-            if task.alone and not task.control:
-                self.errors.setdefault(task.numbers[0], f"it took longer than {limit:.0f} s")
+            self.tries.after_hanging(task, limit)
             # Those that are lost with it died of us.
             self.excused |= self.pool.end_worker_of(future) - {future}
 
@@ -238,9 +205,9 @@ class Driver:
         if outcome.stop is not None:
             raise outcome.stop
         for number, text in outcome.errors.items():
-            self._raised(number, text)
+            self.tries.after_error(number, text)
         if task.alone:
-            self._note_alone(bool(outcome.errors))
+            self.tries.after_alone(bool(outcome.errors))
 
     def _record(self, outcome: Outcome) -> None:
         if not len(outcome.records):
@@ -252,24 +219,6 @@ class Driver:
         self.voxels_done += self.plan.voxels_of(outcome.records["number"].astype(np.intp))
         self.ledger.append(outcome.records, outcome.counts)
 
-    def _note_alone(self, raised: bool) -> None:
-        """Let blocks that only raised be tried beside others where being alone has helped none of them."""
-        self.alone_in_vain = self.alone_in_vain + 1 if raised else 0
-        if self.alone_in_vain == ALONE_IN_VAIN:
-            self.again.extend(number for number in self.suspects if not self.deaths[number])
-            self.suspects = deque(number for number in self.suspects if self.deaths[number])
-
-    def _raised(self, number: int, text: str) -> None:
-        """Try a block again whose function raised, at last alone, or set it aside."""
-        if not self.raised[number]:
-            self.errors[number] = text
-        self.raised[number] += 1
-        last = self.raised[number] == ATTEMPTS - 1 and self.alone_in_vain < ALONE_IN_VAIN
-        if self.raised[number] < ATTEMPTS:
-            (self.suspects if last else self.again).append(number)
-        else:
-            self.failures[number] = self.errors[number]
-
     def _lost(self, future: Any, task: Task, error: Exception) -> None:
         """Take back the blocks of a task that did not end: its worker died, or it never reached one."""
         ended = self.pool.what_ended(error)
@@ -277,32 +226,20 @@ class Driver:
             raise self._interrupted(f"no worker is left ({describe(error)})", "start workers again")
         if task.combined:
             # What they had counted died with the worker that kept it; they are not to blame.
-            self.again.extend(task.numbers)
+            self.tries.innocent(task.numbers)
             self.combined_in_vain += 1
             self.combines = self.combined_in_vain < COMBINED_IN_VAIN
         elif future in self.excused:
             self.excused.discard(future)
-            self.again.extend(task.numbers)
+            self.tries.innocent(task.numbers)
         elif ended == "task":
             self._lived(task)
             for number in () if task.control else task.numbers:
-                self._raised(number, describe(error))
+                self.tries.after_error(number, describe(error))
         else:
-            self._died(task, f"its worker died: {describe(error)}")
+            self.lost_in_a_row += 1
+            self.tries.after_death(task, f"its worker died: {describe(error)}")
 
     def _lived(self, task: Task) -> None:
         self.lost_in_a_row = 0
-        if task.alone:
-            self.blame.lived_through(None if task.control else task.numbers[0])
-
-    def _died(self, task: Task, text: str) -> None:
-        self.lost_in_a_row += 1
-        if task.control:
-            self.blame.died_of(None)
-            return
-        for number in task.numbers:
-            self.deaths[number] += 1
-            if task.alone:
-                self.errors.setdefault(number, text)
-                self.blame.died_of(number)
-            (self.again if self.deaths[number] < DEATHS else self.suspects).append(number)
+        self.tries.after_life(task)
