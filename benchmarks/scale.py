@@ -1,15 +1,16 @@
 """A run on a thousand workers, on paper: the real planner, driver and ledger, with workers that only pass the time.
 
-Workers are played in virtual time. A task takes what its blocks take (drawn from a gamma distribution of the given mean
-and spread), starts when its worker is free and the scheduler has handed it out (one at a time, so many a second), and is
-lost where its worker is preempted; a worker that was preempted is replaced after a wait. Everything else is the program:
-the plan, grouping, retries, the ledger on disk.
+Workers are played in virtual time. A task takes what its blocks take (`--block-seconds` times what blocks of a real run
+took, relative to their mean: `--times-of`; without one, drawn from a gamma distribution), starts when its worker is free
+and the scheduler has handed it out (one at a time, so many a second), and is lost where its worker is preempted; a worker
+that was preempted is replaced after a wait. Everything else is the program: the plan, grouping, retries, the ledger on disk.
 
     strong    as many blocks, more workers            weak     as many blocks per worker, more workers
-    large     ten million blocks                      volumes  1, 10 and 100 TB on 1 to 512 workers, from a given speed
+    large     ten million blocks                      waves    all workers preempted at once, again and again
+    volumes   1, 10 and 100 TB on 1 to 512 workers, from a given speed
 
-Block times are those of `--block-seconds`; the speed of a worker for `volumes` is `--voxels-per-second`. Both are what
-you measured elsewhere (``segmentation.py`` prints one); no figure here is a measurement of a cluster.
+The mean time of a block is that of `--block-seconds`, and the speed of a worker for `volumes` `--voxels-per-second`: what
+you measured elsewhere (``segmentation.py`` prints one). No figure here is a measurement of a cluster.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from __future__ import annotations
 import argparse
 import heapq
 import math
+import os
 import tempfile
 import time
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,10 +37,13 @@ from tomoscale.driver import Driver
 from tomoscale.engine import open_ledger
 from tomoscale.frames import RECORD
 from tomoscale.geometry import Halo
+from tomoscale.lease import FOLDER
+from tomoscale.ledger import Ledger
 from tomoscale.plan import Plan, plan_map, plan_measure
 from tomoscale.progress import Progress
 from tomoscale.resources import Resources
 from tomoscale.step import Counts, Kernel, Measure
+from tomoscale.tries import DEATHS
 from tomoscale.volume import Volume
 
 SCHEDULER_TASKS_PER_SECOND = 500.0
@@ -69,18 +76,22 @@ class Cluster:
     ----------
     workers : int
     block_seconds : float
-    spread : float
-        Standard deviation of block times over their mean.
+        Of a block, on average.
+    times : (n,) float array
+        What blocks take, relative to their mean, to be drawn from.
     deaths_per_hour : float
         Of each worker, preemption above all.
+    wave_seconds : float
+        Between moments at which all workers are preempted.
     wait_seconds : float
         Until a worker that died is replaced.
     """
 
     workers: int
     block_seconds: float
-    spread: float = 0.3
+    times: np.ndarray
     deaths_per_hour: float = 0.0
+    wave_seconds: float = math.inf
     wait_seconds: float = 120.0
 
 
@@ -95,6 +106,7 @@ class Played:
     numbers: list[int]
     seconds: float
     lost: bool = False
+    placed: bool = False
 
     def result(self, timeout: float | None = None) -> Outcome:
         if self.lost:
@@ -125,15 +137,15 @@ class PlayedPool:
     def __post_init__(self) -> None:
         self.random = np.random.default_rng(self.seed)
         self.idle = self.cluster.workers
+        self.next_wave = self.cluster.wave_seconds
 
     @property
     def window(self) -> int:
         return 2 * self.cluster.workers
 
     def submit(self, function: Any, message: Any, numbers: list[int]) -> Played:
-        shape = 1 / self.cluster.spread**2
-        seconds = self.random.gamma(shape * len(numbers), self.cluster.block_seconds / shape)
-        task = Played(numbers, float(seconds))
+        times = self.cluster.times[self.random.integers(len(self.cluster.times), size=len(numbers))]
+        task = Played(numbers, float(times.sum()) * self.cluster.block_seconds)
         self.tasks += 1
         self.queue.append(task)
         self._start()
@@ -141,22 +153,37 @@ class PlayedPool:
 
     def next_done(self, timeout: float) -> Played | None:
         while self.events:
-            self.now, _, task = heapq.heappop(self.events)
-            self.idle += 1
-            if task is None:
-                self._start()
+            if self.events[0][0] > self.next_wave:
+                self._preempt_all()
                 continue
-            if task.lost:
-                self.idle -= 1
+            self.now, _, task = heapq.heappop(self.events)
+            if task is not None and not task.placed:
+                return task
+            if task is not None and task.lost:
                 self.deaths += 1
                 heapq.heappush(self.events, (self.now + self.cluster.wait_seconds, next(self.numbers), None))
+            else:
+                self.idle += 1
             self._start()
-            return task
+            if task is not None:
+                return task
         return None
+
+    def _preempt_all(self) -> None:
+        """Lose all tasks that are on workers: as many again as run wait there."""
+        running = [task for _, _, task in self.events if task is not None]
+        waiting = [self.queue.popleft() for _ in range(min(len(self.queue), len(running)))]
+        for task in running + waiting:
+            task.lost = True
+        back = [event for event in self.events if event[2] is None]
+        self.events = back + [(self.next_wave, next(self.numbers), task) for task in running + waiting]
+        heapq.heapify(self.events)
+        self.next_wave += self.cluster.wave_seconds
 
     def _start(self) -> None:
         while self.idle and self.queue:
             task = self.queue.popleft()
+            task.placed = True
             self.idle -= 1
             self.scheduler_free = max(self.scheduler_free, self.now) + 1 / SCHEDULER_TASKS_PER_SECOND
             end = self.scheduler_free + task.seconds
@@ -218,6 +245,7 @@ def played(blocks: int, cluster: Cluster) -> dict[str, Any]:
     assert not driver.failures
     assert ledger.counts["counted/blocks"][0] == n
     ideal = n * cluster.block_seconds / cluster.workers
+    assert math.isclose(cluster.times.mean(), 1.0, rel_tol=1e-6)
     return {
         "blocks": n,
         "workers": cluster.workers,
@@ -228,16 +256,32 @@ def played(blocks: int, cluster: Cluster) -> dict[str, Any]:
         "scheduler_load": rounded(pool.tasks / pool.now / SCHEDULER_TASKS_PER_SECOND),
         "deaths": pool.deaths,
         "tries_again": int(ledger.retries),
+        "suspects": sum(deaths >= DEATHS for deaths in driver.tries.deaths.values()),
         "driver_s": rounded(real),
         "driver_blocks_per_s": rounded(n / real),
         "driver_peak_mib": round(peak.own / 2**20),
     }
 
 
-def volumes(sizes: list[float], voxels_per_second: float, spread: float, deaths: float) -> list[dict[str, Any]]:
+def times_of(output: Path | None, spread: float) -> np.ndarray:
+    """Times of the blocks of a finished run, or drawn ones, relative to their mean."""
+    if output is None:
+        times = np.random.default_rng(0).gamma(1 / spread**2, size=100_000)
+    else:
+        times = Ledger.load(output / FOLDER).records()["seconds"].sum(axis=1, dtype=np.float64)
+    return times / times.mean()
+
+
+def in_processes(calls: list[Any], processes: int) -> list[Any]:
+    """What the calls return; those that take longest first."""
+    with ProcessPoolExecutor(processes) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def volumes(sizes: list[float], voxels_per_second: float, times: np.ndarray, deaths: float) -> list[Any]:
     """Terabytes of 16-bit voxels on 1 to 512 workers: planned by the planner, timed on played workers."""
-    rows = []
-    for terabytes in sizes:
+    calls = []
+    for terabytes in sorted(sizes, reverse=True):
         edge = max(1, round((terabytes * 1e12 / 2) ** (1 / 3) / 512)) * 512
         volume = Volume(Described((edge,) * 3), (1.0, 1.0, 1.0))
         kernel = Kernel("a network", np.copy, Halo((0, 48, 48), (0, 48, 48)), np.dtype(np.uint8), 1.0)
@@ -245,19 +289,22 @@ def volumes(sizes: list[float], voxels_per_second: float, spread: float, deaths:
         target = Volume(Described((edge,) * 3, itemsize=1), (1.0, 1.0, 1.0))
         plan = plan_map(kernel, volume, target, block_shape=(512, 512, 512), resources=resources)
         seconds = plan.read_voxels / len(plan.grid) / voxels_per_second
+        moved = {
+            "terabytes": terabytes,
+            "files": len(plan.grid),
+            "read_tb": rounded(plan.read_bytes / 1e12),
+            "decoded_tb": rounded(plan.decoded_bytes / 1e12),
+            "written_tb": rounded(plan.write_bytes / 1e12),
+        }
         for workers in (1, 8, 64, 512):
-            run = played(len(plan.grid), Cluster(workers, seconds, spread, deaths))
-            rows.append(
-                {
-                    "terabytes": terabytes,
-                    "files": len(plan.grid),
-                    "read_tb": rounded(plan.read_bytes / 1e12),
-                    "decoded_tb": rounded(plan.decoded_bytes / 1e12),
-                    "written_tb": rounded(plan.write_bytes / 1e12),
-                    **{k: run[k] for k in ("blocks", "workers", "hours", "efficiency", "scheduler_load", "deaths")},
-                }
-            )
-    return rows
+            calls.append(partial(played_volume, moved, len(plan.grid), Cluster(workers, seconds, times, deaths)))
+    return calls
+
+
+def played_volume(moved: dict[str, Any], blocks: int, cluster: Cluster) -> dict[str, Any]:
+    """What is known of a volume beforehand, and its run."""
+    run = played(blocks, cluster)
+    return moved | {k: run[k] for k in ("blocks", "workers", "hours", "efficiency", "scheduler_load", "deaths")}
 
 
 def draw(path: Path, strong: list[dict[str, Any]], weak: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
@@ -287,38 +334,55 @@ def draw(path: Path, strong: list[dict[str, Any]], weak: list[dict[str, Any]], r
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--block-seconds", type=float, default=5.0, help="mean time of a block (strong, weak, large)")
-    parser.add_argument("--spread", type=float, default=0.3, help="standard deviation of block times over their mean")
+    parser.add_argument("--block-seconds", type=float, default=5.0, help="mean time of a block (all but volumes)")
+    parser.add_argument("--times-of", type=Path, help="volume of a finished run, whose block times are drawn from")
+    parser.add_argument("--spread", type=float, default=0.3, help="standard deviation over mean of drawn block times")
     parser.add_argument("--deaths-per-hour", type=float, default=0.2, help="of each worker")
     parser.add_argument("--voxels-per-second", type=float, default=1e7, help="of one worker, for the volumes")
-    parser.add_argument("--blocks", type=int, default=100_000, help="for strong scaling")
+    parser.add_argument("--blocks", type=int, default=100_000, help="for strong scaling and waves")
     parser.add_argument("--per-worker", type=int, default=200, help="blocks per worker, for weak scaling")
     parser.add_argument("--large", type=int, default=10_000_000)
+    parser.add_argument("--wave-seconds", type=float, default=310.0, help="between moments at which all are preempted")
     parser.add_argument("--terabytes", type=float, nargs="+", default=[1, 10, 100], help="sizes of the volumes")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 100, 300, 1000])
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that play at a time")
     parser.add_argument("--plot", type=Path, help="where to draw (default with --keep: beside the results)")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
-    common = (options.block_seconds, options.spread, options.deaths_per_hour)
-    strong = [played(options.blocks, Cluster(w, *common)) for w in options.workers]
-    weak = [played(options.per_worker * w, Cluster(w, *common)) for w in options.workers]
-    large = played(options.large, Cluster(max(options.workers), *common))
-    rows = volumes(options.terabytes, options.voxels_per_second, options.spread, options.deaths_per_hour)
+    times = times_of(options.times_of, options.spread)
+    common = (options.block_seconds, times, options.deaths_per_hour)
+    most = max(options.workers)
+    calls = {
+        "large": [partial(played, options.large, Cluster(most, *common))],
+        "volumes": volumes(options.terabytes, options.voxels_per_second, times, options.deaths_per_hour),
+        "strong": [partial(played, options.blocks, Cluster(w, *common)) for w in options.workers],
+        "weak": [partial(played, options.per_worker * w, Cluster(w, *common)) for w in options.workers],
+        "waves": [partial(played, options.blocks, Cluster(most, *common, options.wave_seconds))],
+    }
+    done = iter(in_processes([call for group in calls.values() for call in group], options.processes))
+    rows = {name: [next(done) for _ in group] for name, group in calls.items()}
     plot = options.plot or (RESULTS / "scale.svg" if options.keep else None)
     if plot is not None:
-        draw(plot, strong, weak, rows)
+        draw(plot, rows["strong"], rows["weak"], rows["volumes"])
     publish(
         "scale",
         {
             "simulated": "workers and their time; planner, driver and ledger are real",
             "block_seconds": options.block_seconds,
+            "block_times": {
+                "of": "a run" if options.times_of else "gamma",
+                "n": len(times),
+                "spread": rounded(times.std()),
+            },
             "deaths_per_hour": options.deaths_per_hour,
+            "wave_seconds": options.wave_seconds,
             "voxels_per_second_of_a_worker": options.voxels_per_second,
             "scheduler_tasks_per_s": SCHEDULER_TASKS_PER_SECOND,
-            "strong": strong,
-            "weak": weak,
-            "large": large,
-            "volumes": rows,
+            "strong": rows["strong"],
+            "weak": rows["weak"],
+            "large": rows["large"][0],
+            "waves": rows["waves"][0],
+            "volumes": sorted(rows["volumes"], key=lambda row: (row["terabytes"], row["workers"])),
         },
         options.keep,
     )
