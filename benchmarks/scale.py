@@ -37,9 +37,8 @@ from tomoscale.driver import Driver
 from tomoscale.engine import open_ledger
 from tomoscale.frames import RECORD
 from tomoscale.geometry import Halo
-from tomoscale.lease import FOLDER
 from tomoscale.ledger import Ledger
-from tomoscale.plan import Plan, plan_map, plan_measure
+from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
 from tomoscale.progress import Progress
 from tomoscale.resources import Resources
 from tomoscale.step import Counts, Kernel, Measure
@@ -268,7 +267,7 @@ def times_of(output: Path | None, spread: float) -> np.ndarray:
     if output is None:
         times = np.random.default_rng(0).gamma(1 / spread**2, size=100_000)
     else:
-        times = Ledger.load(output / FOLDER).records()["seconds"].sum(axis=1, dtype=np.float64)
+        times = Ledger.load(ledger_folder(str(output))).records()["seconds"].sum(axis=1, dtype=np.float64)
     return times / times.mean()
 
 
