@@ -18,6 +18,8 @@ from tomoscale.bucket_client import Bucket, Stored, client_of, library
 METADATA = ("zarr.json", ".zgroup", ".zattrs")
 """Files that say what a folder holds."""
 DELETED_AT_ONCE = 1000
+PROBE = ".probe"
+"""Ending of objects with which a server is tried (`tomoscale.bucket_conditions`)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -168,10 +170,11 @@ class BucketPath:
 
     def update(self, data: bytes, version: str) -> str | None:
         """Replace an object of that version; return the new version, or None if it has another or is gone."""
-        try:
-            return self._put(data, {"e_tag": version})
-        except (FileExistsError, FileNotFoundError):
-            return self._ours(data)
+        # As HTTP writes it, in quotes; gateways of Ceph, at least up to 16, compare what they are sent with the bare text.
+        for tag in (version, version.strip('"')):
+            with suppress(FileExistsError, FileNotFoundError):
+                return self._put(data, {"e_tag": tag})
+        return self._ours(data)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Remove an object."""

@@ -33,6 +33,8 @@ import numpy as np
 import xxhash
 
 from tomoscale.block_log import counting, log_of
+from tomoscale.bucket_conditions import refuse_unconditional
+from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.frames import BATCH_BYTES, RECORD, Frame
 from tomoscale.geometry import Region
@@ -107,9 +109,12 @@ class Ledger:
         Raises
         ------
         PlanError
-            If the ledger belongs to another plan (the message shows what differs) or another run holds the lease.
+            If the ledger belongs to another plan (the message shows what differs), another run holds the lease, or a
+        bucket's server does not put objects under conditions.
         """
         plan = json.loads(json.dumps({**description, "n_blocks": n_blocks}))
+        if isinstance(folder, BucketPath):
+            refuse_unconditional(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "plan.json"
         if path.exists():

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscale.bucket_path import BucketPath
+from tomoscale.bucket_conditions import refuse_unconditional
+from tomoscale.bucket_path import PROBE, BucketPath
 from tomoscale.drafts import draft_of
 from tomoscale.errors import PlanError
 from tomoscale.places import Place
@@ -50,14 +51,15 @@ def create_objects(target: BucketPath, nodes: Nodes) -> None:
     Raises
     ------
     PlanError
-        If something else is in the way.
+        If something else is in the way, or the server does not put objects under conditions.
     """
+    refuse_unconditional(target)
     files = {
         f"{inside}/{name}".lstrip("/"): (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
         for inside, metadata, attributes in nodes
         for name, content in node_files(metadata, attributes).items()
     }
-    if any(name not in files for name, _ in target.below()):
+    if any(name not in files and not name.endswith(PROBE) for name, _ in target.below()):
         raise _in_the_way(target)
     for name, content in files.items():
         if (target / name).create(content) is None:

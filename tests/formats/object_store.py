@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 Failure = Callable[[str, str, int], int | str | float | None]
 """Of a method, a path and how often it was asked for: a status to answer with, "drop" to end the connection, "lose" to do
 what was asked and end the connection, seconds (a float) to answer late, or None."""
+
+Conditions = Literal["kept", "bare", "no If-None-Match", "no If-Match"]
+"""Of a PUT: kept; kept where ETags are named without quotes, as by gateways of Ceph; or one of them not known."""
 
 PAGE = 20
 """Objects of one answer to a question for a list."""
@@ -30,9 +34,9 @@ class Store(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, folder: Path, failure: Failure) -> None:
+    def __init__(self, folder: Path, failure: Failure, conditions: Conditions) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.failure = folder, failure
+        self.folder, self.failure, self.conditions = folder, failure, conditions
         self.asked: list[tuple[str, str]] = []
         self.names: set[str] = set()
         self.counts = Counter[tuple[str, str]]()
@@ -95,12 +99,15 @@ class Handler(BaseHTTPRequestHandler):
             self.give(self.file.read_bytes())
 
     def on_put(self) -> None:
+        conditions = self.server.conditions
+        wanted = None if conditions == "no If-Match" else self.headers.get("If-Match")
+        new = conditions != "no If-None-Match" and self.headers.get("If-None-Match") == "*"
         with self.server.lock:
-            if self.headers.get("If-None-Match") == "*" and self.file.exists():
+            if new and self.file.exists():
                 status = 412
-            elif "If-Match" in self.headers and not self.file.exists():
+            elif wanted and not self.file.exists():
                 status = 404
-            elif "If-Match" in self.headers and self.headers["If-Match"] != etag(self.file):
+            elif wanted and wanted != (etag(self.file).strip('"') if conditions == "bare" else etag(self.file)):
                 status = 412
             else:
                 status = 200
@@ -194,16 +201,18 @@ def well(method: str, path: str, times: int) -> None:
 
 
 @contextmanager
-def object_store(folder: Path, failure: Failure = well) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def object_store(
+    folder: Path, failure: Failure = well, conditions: Conditions = "kept"
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Serve ``folder/BUCKET/KEY``; gives the address and the list of what is asked for."""
-    with running(folder, failure) as server:
+    with running(folder, failure, conditions) as server:
         yield server.address, server.asked
 
 
 @contextmanager
-def running(folder: Path, failure: Failure = well) -> Iterator[Store]:
+def running(folder: Path, failure: Failure = well, conditions: Conditions = "kept") -> Iterator[Store]:
     """Run a server."""
-    server = Store(folder, failure)
+    server = Store(folder, failure, conditions)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
