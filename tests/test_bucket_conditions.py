@@ -16,6 +16,7 @@ from tomoscale.bucket_path import BucketPath
 from tomoscale.cli import main
 from tomoscale.ledger import Ledger
 from tomoscale.places import place
+from tomoscale.volume import create_volume
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,21 @@ def test_a_probe_that_a_killed_run_left_is_in_nobodys_way(tmp_path, labels):
         left.write_bytes(b"x")
         assert main(["clean", labels, "s3://scans/clean.zarr", "--quiet"]) == 0
         assert verify(place("s3://scans/clean.zarr"))["finished"]
+
+
+@pytest.mark.parametrize("conditions", ["kept", "bare"])
+def test_a_shard_that_reaches_past_the_end_is_written_again(tmp_path, conditions):
+    # As a run does that was killed between writing a block and recording it; the old shard is read and merged.
+    values = np.random.default_rng(4).integers(0, 9, (5, 20, 20)).astype(np.uint8)
+    with object_store(tmp_path / "store", conditions=conditions) as (address, _), credentials(address):
+        volume = create_volume(
+            "s3://scans/v.zarr", shape=values.shape, dtype=np.uint8, shard_shape=(16, 16, 16), chunk_shape=(8, 8, 8)
+        )
+        volume.create()
+        whole = (slice(0, 5), slice(0, 20), slice(0, 20))
+        volume.write(whole, values)
+        volume.write(whole, values[::-1].copy())
+        np.testing.assert_array_equal(volume.read(), values[::-1])
 
 
 def test_a_lease_is_renewed_where_etags_are_compared_without_quotes(tmp_path, monkeypatch):

@@ -37,6 +37,9 @@ class Bucket:
     def spec(self, key: str) -> dict[str, Any]:
         """Description of all that lies below a key, for tensorstore."""
         found: dict[str, Any] = {"driver": "s3", "bucket": self.name, "path": f"{key}/"}
+        # A block owns its shards, so there is no other writer to be kept away; where a gateway of Ceph refuses every quoted
+        # ETag, the library would ask again and again, for ever, to replace what a killed run left.
+        found["use_conditional_write"] = False
         found |= {"endpoint": self.endpoint} if self.endpoint else {}
         if "AWS_ACCESS_KEY_ID" in os.environ:
             # Said, so that the library does not look for files of credentials, and complain that there are none.
