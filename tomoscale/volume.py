@@ -27,7 +27,7 @@ from tomoscale.ome import (
 from tomoscale.places import absolute, is_bucket
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
 from tomoscale.voxels import Storage, Volume
-from tomoscale.zarr_array import ZarrArray
+from tomoscale.zarr_array import ZarrArray, look_again
 from tomoscale.zarr_group import FoundArray, check_label, find_array, image_of
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
 
@@ -151,6 +151,7 @@ def open_zarr(
     InputError
         If there is no such array, it is not finished, or its metadata make no sense.
     """
+    look_again()
     found = find_array(absolute(path), array)
     finished = _check_state(found, unfinished)
     storage = replace(found.storage, complete=found.is_ours, writable=found.is_ours and not finished)

@@ -22,6 +22,7 @@ import hashlib
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,14 +38,17 @@ from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import AXES, Grid, Region, Shape, region_shape
 from tomoscale.ome import LEVEL, STATE, Kind
 from tomoscale.places import Place
-from tomoscale.zarr_chunks import StoredChunks, StoredObjects
+from tomoscale.zarr_chunks import StoredChunks
 from tomoscale.zarr_creation import create_folder, create_objects
 from tomoscale.zarr_errors import translated
 from tomoscale.zarr_layout import check_array
 from tomoscale.zarr_metadata import array_metadata, group_metadata, read_node, write_node
+from tomoscale.zarr_objects import StoredObjects
 
 THREADS = min(8, len(os.sched_getaffinity(0)))
 """Chunks decoded or encoded at once in a process; each holds one chunk, stored and decoded."""
+BUCKET_LOOK_SECONDS = 1.0
+"""An array in a bucket is not asked more often whether it was replaced."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class ZarrArray:
             If there is no such array, no permission to read it, or a chunk leads out of it.
         """
         store, chunks = _opened(self)
-        chunks.check((slice(0, 1),) * self.leading + region)
+        store = chunks.looked_at(store, (slice(0, 1),) * self.leading + region)
         with translated(self.name, self._where(region), writing=False):
             values = store[(0,) * self.leading + region].read(order="C").result()
         # The type system of the reader ends here: it has native byte order only.
@@ -166,6 +170,7 @@ class ZarrArray:
         PlanError
             If something is in the way.
         """
+        look_again()
         target = self._described
         array = array_metadata(self.shape, self.dtype, self.kind, self.chunk_shape, self.shard_shape, self.version)
         nodes = [("", array, attributes)]
@@ -308,16 +313,28 @@ def _opened(array: ZarrArray) -> tuple[Any, StoredChunks | StoredObjects]:
         )
     version = _version(_metadata_file(array))
     if version is None:
+        look_again()
         raise InputError(f"{array.name} does not exist: create it, run the step that makes it, or mend the path")
     return _open(array, version)
+
+
+def look_again() -> None:
+    """Forget which versions of arrays in buckets were seen a moment ago: one may have been made or replaced since."""
+    _version_in_bucket.cache_clear()
+
+
+@lru_cache(maxsize=64)
+def _version_in_bucket(file: BucketPath, moment: int) -> str | None:
+    """Version of an object, asked for once in a moment: for small blocks that is half of all requests else."""
+    stored = file.stored()
+    return None if stored is None else stored.version
 
 
 def _version(file: Place) -> str | None:
     """What changes when a file is replaced; None if there is none."""
     try:
         if isinstance(file, BucketPath):
-            stored = file.stored()
-            return None if stored is None else stored.version
+            return _version_in_bucket(file, int(time.monotonic() / BUCKET_LOOK_SECONDS))
         stat = file.stat()
     except FileNotFoundError:
         return None
@@ -333,7 +350,6 @@ def _open(array: ZarrArray, version: str) -> tuple[Any, StoredChunks | StoredObj
     if node is None or not node.is_array:
         raise InputError(f"{array.name} is no array any more: mend the path")
     layout = check_array(node)
-    chunks = StoredObjects(folder, layout) if isinstance(folder, BucketPath) else StoredChunks(folder, layout)
     spec = {
         "driver": "zarr3" if array.version == 3 else "zarr",
         "kvstore": folder.bucket.spec(folder.key)
@@ -343,8 +359,15 @@ def _open(array: ZarrArray, version: str) -> tuple[Any, StoredChunks | StoredObj
         "fill_missing_data_reads": not array.complete,
         "recheck_cached_metadata": "open",
     }
+    context = _context(array.durable)
+    file = _metadata_file(array)
+    chunks: StoredChunks | StoredObjects = (
+        StoredObjects(folder, layout, spec, context, (file.name, file.read_bytes()))
+        if isinstance(folder, BucketPath)
+        else StoredChunks(folder, layout)
+    )
     with translated(array.name, "", writing=False):
-        store = tensorstore.open(spec, context=_context(array.durable)).result()
+        store = tensorstore.open(spec, context=context).result()
     found: tuple[Any, ...] = (tuple(store.shape)[array.leading :], store.dtype.numpy_dtype)
     wanted: tuple[Any, ...] = (array.shape, array.dtype)
     if array.writable:

@@ -1,9 +1,8 @@
-"""What is asked of the files or objects of chunks before they are decoded: where they lie, and how much they unpack to.
+"""What is asked of the files of chunks before they are decoded: where they lie, and how much they unpack to.
 
 The reader follows links wherever they lead, waits for pipes, and gives a blosc block the memory its head asks for (all
 other codecs are unpacked no further than to the size of a chunk). Looking takes 1 to 3 µs a chunk, decoding one of 64^3
-random bytes 470 (measured on a loaded machine of 2 cores). Of an object the heads are asked for alone, so where chunks
-are large a block takes twice the requests.
+random bytes 470 (measured on a loaded machine of 2 cores).
 """
 
 from __future__ import annotations
@@ -14,19 +13,17 @@ import os
 import stat
 import struct
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.zarr_layout import Layout, ShardIndex
 
-_HEAD = struct.Struct("<4xI8x")
+HEAD = struct.Struct("<4xI8x")
 """Head of a blosc block, with the bytes it unpacks to."""
-OBJECTS_AT_ONCE = 8
 _SLACK_BYTES = 64
 """A checksum may be packed with the voxels."""
 
@@ -51,8 +48,8 @@ class StoredChunks:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", os.path.realpath(self.folder))
 
-    def check(self, region: tuple[slice, ...]) -> None:
-        """Look at the files that hold a region, with all axes of the array.
+    def looked_at(self, store: Any, region: tuple[slice, ...]) -> Any:
+        """Look at the files that hold a region, with all axes of the array, and return what reads them.
 
         Raises
         ------
@@ -62,11 +59,12 @@ class StoredChunks:
             If a chunk says that it unpacks to more than a chunk.
         """
         layout = self.layout
-        for position in _positions(region, layout.shard):
+        for position in positions_of(region, layout.shard):
             file = self._file(position)
             size = self._size(file)
             if size is not None and layout.blosc:
                 self._check_heads(file, size, position, region)
+        return store
 
     def check_links(self, positions: Iterable[tuple[int, ...]]) -> None:
         """Look only at where the files of some shards lie, written or not."""
@@ -112,57 +110,16 @@ class StoredChunks:
             if index is not None:
                 start = size - index.bytes if index.at_end else 0
                 stored = os.pread(descriptor, index.bytes, start) if start >= 0 else b""
-                places = _places(self.layout, index, stored, size, shard, region)
-            _check_heads(file, self.layout, [os.pread(descriptor, _HEAD.size, place) for place in places])
+                places = places_in(self.layout, index, stored, size, shard, region)
+            check_heads(file, self.layout, [os.pread(descriptor, HEAD.size, place) for place in places])
         finally:
             os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class StoredObjects:
-    """Objects of the chunks of an array in a bucket.
-
-    Attributes
-    ----------
-    folder : BucketPath
-    layout : Layout
-    """
-
-    folder: BucketPath
-    layout: Layout
-
-    def check(self, region: tuple[slice, ...]) -> None:
-        """Look at the objects that hold a region, with all axes of the array.
-
-        Raises
-        ------
-        IntegrityError
-            If a chunk says that it unpacks to more than a chunk.
-        """
-        if self.layout.blosc:
-            with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
-                list(pool.map(lambda shard: self._check(shard, region), _positions(region, self.layout.shard)))
-
-    def check_links(self, positions: Iterable[tuple[int, ...]]) -> None:
-        """Do nothing: objects are no links."""
-
-    def _check(self, shard: tuple[int, ...], region: tuple[slice, ...]) -> None:
-        layout, index = self.layout, self.layout.index
-        place = self.folder / f"{layout.prefix}{layout.separator.join(map(str, shard))}"
-        try:
-            if index is None:
-                heads = place.read_parts([0], _HEAD.size)
-            else:
-                size, stored = place.read_end(index.bytes) if index.at_end else place.read_start(index.bytes)
-                heads = place.read_parts(_places(layout, index, stored, size, shard, region), _HEAD.size)
-        except FileNotFoundError:
-            return  # the reader says so
-        _check_heads(str(place), layout, heads)
-
-
-def _check_heads(file: str, layout: Layout, heads: Iterable[bytes]) -> None:
+def check_heads(file: str, layout: Layout, heads: Iterable[bytes]) -> None:
+    """Raise `IntegrityError` if a chunk says that it unpacks to more than a chunk."""
     for head in heads:
-        held = _HEAD.unpack(head)[0] if len(head) == _HEAD.size else 0
+        held = HEAD.unpack(head)[0] if len(head) == HEAD.size else 0
         if held > layout.chunk_bytes + _SLACK_BYTES:
             raise IntegrityError(
                 f"{file} is damaged: a chunk of {layout.chunk_bytes} bytes says that it unpacks to {held} bytes; "
@@ -170,7 +127,7 @@ def _check_heads(file: str, layout: Layout, heads: Iterable[bytes]) -> None:
             )
 
 
-def _places(
+def places_in(
     layout: Layout, index: ShardIndex, stored: bytes, size: int, shard: tuple[int, ...], region: tuple[slice, ...]
 ) -> list[int]:
     """Where in a shard the chunks that a region touches begin; those that lie beyond its end are left to the reader."""
@@ -184,8 +141,9 @@ def _places(
         for r, p, s, c in zip(region, shard, layout.shard, layout.chunk, strict=True)
     )
     offsets = entries[touched][..., 0].ravel()
-    return [int(offset) for offset in offsets[offsets <= np.uint64(max(size - _HEAD.size, 0))]]
+    return [int(offset) for offset in offsets[offsets <= np.uint64(max(size - HEAD.size, 0))]]
 
 
-def _positions(region: tuple[slice, ...], shard: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
+def positions_of(region: tuple[slice, ...], shard: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
+    """Positions of the shards that a region touches."""
     return itertools.product(*(range(r.start // s, -(-r.stop // s)) for r, s in zip(region, shard, strict=True)))
