@@ -5,7 +5,8 @@
 
 ``plain`` is what obstore does with the stored bytes alone: every object of the source got, every object of the target put,
 by as many threads as the map has in flight. ``ratio`` is its time over that of the map, which packs, unpacks, checks and
-records besides. Requests are counted in a further map through a server in between, which is not timed.
+records besides. ``packed`` moves the same objects and unpacks and packs each with the bare library too: what a machine whose
+cores the server shares can do at most. Requests are counted in a further map through a server in between, not timed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -28,11 +29,12 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import numpy as np
+import tensorstore
 from record import Peak, blobs, publish, rounded, timed
 
 from tomoscale.bucket_path import BucketPath
 from tomoscale.geometry import Grid, Halo
-from tomoscale.places import place, remove_tree
+from tomoscale.places import path_inside, place, remove_tree
 from tomoscale.resources import Resources
 from tomoscale.step import Kernel
 from tomoscale.volume import create_volume, open_zarr
@@ -72,17 +74,20 @@ def invert(values: np.ndarray) -> np.ndarray:
 def measure(folder: str, options: argparse.Namespace) -> dict[str, object]:
     make_source(f"{folder}/source.zarr", options)
     map_seconds(folder, options)  # connects, tries what the server knows, and makes what plain puts put
-    plain = Plain(folder, 2 * options.threads)
+    plain = Plain(folder, options.block, 2 * options.threads)
     # In turns: what else the machine does then falls on both.
-    seconds = np.array([(map_seconds(folder, options), plain.seconds()) for _ in range(options.repeats)])
+    moves = (plain.move, plain.move_packed)
+    seconds = np.array(
+        [(map_seconds(folder, options), *map(plain.seconds, moves)) for _ in range(options.repeats)],
+    )
     plain.contents.clear()
     with Peak() as peak:
         map_seconds(folder, options)
     check(folder)
-    of_map, of_plain = np.median(seconds, axis=0)
+    of_map, of_plain, of_packed = np.median(seconds, axis=0)
     mebibytes = plain.bytes / 2**20
     blocks = (-(-options.size // options.block)) ** 3
-    ratios = seconds[:, 1] / seconds[:, 0]
+    ratios, packed = (seconds[:, one] / seconds[:, 0] for one in (1, 2))
     return {
         "shape": [options.size] * 3,
         "dtype": options.dtype,
@@ -92,11 +97,13 @@ def measure(folder: str, options: argparse.Namespace) -> dict[str, object]:
         "stored_mib": rounded(mebibytes),
         "map_seconds": rounded(of_map),
         "plain_seconds": rounded(of_plain),
+        "packed_seconds": rounded(of_packed),
         "map_mib_s": rounded(mebibytes / of_map),
         "plain_mib_s": rounded(mebibytes / of_plain),
         "map_voxel_mib_s": rounded(2 * np.dtype(options.dtype).itemsize * options.size**3 / 2**20 / of_map),
         "ratio": rounded(float(np.median(ratios))),
         "ratios": [rounded(ratio) for ratio in ratios],
+        "ratio_to_packed": rounded(float(np.median(packed))),
         "limits": {"ratio": 0.8},
         "requests_per_block": requests_per_block(folder, options, blocks),
         "peak_mib": rounded(peak.own / 2**20),
@@ -143,22 +150,51 @@ def map_seconds(folder: str, options: argparse.Namespace) -> float:
 class Plain:
     """Gets of all objects of the source and puts of all of the target's, by some threads."""
 
-    def __init__(self, folder: str, threads: int) -> None:
+    def __init__(self, folder: str, block: int, threads: int) -> None:
         self.threads = threads
+        self.arrays = [place(f"{folder}/{name}.zarr/0") for name in ("source", "target")]
+        self.metadata = [(array / "zarr.json").read_bytes() for array in self.arrays]
         self.sources, targets = (objects_of(f"{folder}/{name}.zarr") for name in ("source", "target"))
+        shape = open_zarr(f"{folder}/source.zarr").shape
+        # By the position that the name of an object ends with.
+        positions = [tuple(map(int, path_inside(s, self.arrays[0]).split("/")[1:])) for s in self.sources]
+        self.regions = [
+            tuple(slice(p * block, min((p + 1) * block, n)) for p, n in zip(position, shape, strict=True))
+            for position in positions
+        ]
         self.contents = [target.read_bytes() for target in targets]
         self.copies = [place(f"{folder}/plain/{number}") for number in range(len(targets))]
         self.bytes = sum(len(source.read_bytes()) for source in self.sources) + sum(map(len, self.contents))
 
-    def seconds(self) -> float:
-        """Seconds that it takes."""
-
-        def move(source: BucketPath, content: bytes, copy: BucketPath) -> None:
-            source.read_bytes()
-            copy.write(content)
-
+    def seconds(self, move: Callable[[int], object]) -> float:
+        """Seconds in which all objects are moved."""
         with ThreadPoolExecutor(self.threads) as pool:
-            return timed(lambda: list(pool.map(move, self.sources, self.contents, self.copies)), repeat=1)[0]
+            return timed(lambda: list(pool.map(move, range(len(self.sources)))), repeat=1)[0]
+
+    def move(self, number: int) -> None:
+        """Get an object of the source, and put one of the target."""
+        self.sources[number].read_bytes()
+        self.copies[number].write(self.contents[number])
+
+    def move_packed(self, number: int) -> None:
+        """Get an object of the source, unpack and invert it, pack it and put it: by the libraries alone."""
+        source = self.sources[number]
+        shard, key = self.regions[number], path_inside(source, self.arrays[0])
+        content = source.read_bytes()
+        values = in_memory(self.metadata[0], {key: content})[0][shard].read().result()
+        array, objects = in_memory(self.metadata[1], {})
+        array[shard].write(~values).result()
+        self.copies[number].write(objects.read(key).result().value)
+
+
+def in_memory(metadata: bytes, objects: dict[str, bytes]) -> tuple[tensorstore.TensorStore, tensorstore.KvStore]:
+    """Array whose objects are in memory, and the store that keeps them."""
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}})
+    store = tensorstore.KvStore.open({"driver": "memory"}, context=context).result()
+    for name, content in {"zarr.json": metadata, **objects}.items():
+        store.write(name, content).result()
+    spec = {"driver": "zarr3", "kvstore": {"driver": "memory"}, "store_data_equal_to_fill_value": True}
+    return tensorstore.open(spec, context=context).result(), store
 
 
 def objects_of(volume: str) -> list[BucketPath]:
@@ -206,6 +242,7 @@ class Between(BaseHTTPRequestHandler):
     """Hands the requests of one connection on: what was signed stays as it is."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and content are sent apart, and a client waits 40 ms between them else
     server: Counting
 
     def do(self) -> None:

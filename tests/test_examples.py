@@ -40,6 +40,7 @@ BENCHMARKS = {
     "memory_objects.py": ("--only", "components", "--edge", "32", "--block", "16"),
     "planes.py": ("--size", "24", "--slices", "8", "--repeat", "1", "--planes", "9"),
     "pyramid.py": ("--size", "128", "--repeat", "1"),
+    "s3.py": ("--size", "32", "--block", "16", "--repeats", "1"),
     "scale.py": (
         "--blocks",
         "100",

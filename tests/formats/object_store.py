@@ -55,6 +55,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and content are sent apart, and a client waits 40 ms between them else
     server: Store
     lost = False
 
