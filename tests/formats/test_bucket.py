@@ -13,13 +13,13 @@ import zarr
 
 from tests.formats.object_store import object_store, running
 from tests.world import volume_at
-from tomoscale import bucket_client, bucket_conditions, zarr_array
+from tomoscale import bucket_client, bucket_conditions, zarr_array, zarr_objects
 from tomoscale.bucket_path import BucketPath
 from tomoscale.cli import main
 from tomoscale.commands import clean
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.formats import open_volume
-from tomoscale.places import place
+from tomoscale.places import place, remove_tree
 from tomoscale.volume import create_volume, open_zarr
 from tomoscale.work import Work
 
@@ -113,6 +113,43 @@ def test_a_chunk_that_says_it_unpacks_to_more_is_not_decoded(tmp_path, monkeypat
         shard.write_bytes(content[:4] + struct.pack("<I", 2**31 - 16) + content[8:])
         with pytest.raises(IntegrityError, match=r"says that it unpacks to 2147483632 bytes"):
             volume.read()
+
+
+@pytest.mark.parametrize("most_bytes", [2**25, 10])
+def test_a_shard_that_is_read_whole_takes_one_request(tmp_path, monkeypatch, values, most_bytes):
+    described = {"shape": SHAPE, "dtype": np.uint8, "voxel_size_um": 5.0, "kind": "labels"}
+    volume = create_volume(
+        tmp_path / "scans" / "labels.zarr", **described, shard_shape=(16, 16, 16), chunk_shape=(8, 8, 8)
+    )
+    volume.create()
+    volume.write(tuple(slice(0, n) for n in SHAPE), values)
+    volume.finish({})
+    monkeypatch.setattr(zarr_objects, "MOST_BYTES", most_bytes)
+    with object_store(tmp_path) as (address, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        found = open_volume("s3://scans/labels.zarr")
+        before = len(asked)
+        np.testing.assert_array_equal(found.read(), values)
+        shards = [path for method, path in asked[before:] if method == "GET" and "/c/" in path]
+        assert len(shards) == len(set(shards)) or most_bytes == 10
+        # One shard whole, and parts of its neighbours.
+        part = (slice(0, 17), slice(0, 18), slice(0, 20))
+        np.testing.assert_array_equal(found.read(part), values[part])
+
+
+def test_an_array_that_was_made_again_is_read_as_it_is(tmp_path, monkeypatch, values):
+    with object_store(tmp_path / "store") as (address, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        for now in (values, values[::-1].copy(), values):
+            remove_tree(place("s3://scans/labels.zarr"))
+            volume = create_volume(
+                "s3://scans/labels.zarr", shape=SHAPE, dtype=np.uint8, shard_shape=(16, 16, 16), chunk_shape=(8, 8, 8)
+            )
+            volume.create()
+            volume.write(tuple(slice(0, n) for n in SHAPE), now)
+            volume.finish({})
+            np.testing.assert_array_equal(volume.read(), now)
+            np.testing.assert_array_equal(open_zarr("s3://scans/labels.zarr").read(), now)
 
 
 def test_what_is_no_volume_or_not_finished_is_refused(tmp_path, monkeypatch):
