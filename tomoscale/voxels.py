@@ -67,7 +67,7 @@ class Volume:
     classes: tuple[LabelClass, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        if not all(hasattr(self.storage, name) for name in ("name", "read", "identity")):
+        if hasattr(self.storage, "__array__"):
             raise TypeError(
                 f"storage is a {type(self.storage).__module__}.{type(self.storage).__name__}, which is no storage of voxels: "
                 "open a path with open_volume, or give MemoryArray(array), of tomoscale.memory_array, for a NumPy array"

@@ -246,7 +246,7 @@ class DaskPool:
 
 def make_pool(client: Any | None, resources: Resources) -> Pool:
     """Return the pool of a client, or threads of this process without one."""
-    if client is not None and not hasattr(client, "scheduler_info"):
+    if client is not None and not hasattr(client, "submit"):
         raise TypeError(
             f"client is a {type(client).__name__}, but must be a distributed.Client: Client(address or cluster)"
         )
