@@ -87,6 +87,11 @@ _HOMES = {
 __all__ = ["__version__", "implant", *_HOMES]
 
 
+def __dir__() -> list[str]:
+    """Names for tab completion and `help`: the public ones are not there before they are asked for."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 def __getattr__(name: str) -> Any:
     if name == "implant":
         return importlib.import_module("tomoscale.studies.implant")

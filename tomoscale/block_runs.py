@@ -48,7 +48,7 @@ def run_blocks(message: bytes | Plan, numbers: list[int]) -> Outcome:
         except InputError as error:
             outcome.stop = InputError(_naming_sources(plan, str(error)))
             break
-        except IntegrityError as error:
+        except (IntegrityError, PlanError) as error:
             outcome.stop = error
             break
         except OSError as error:
@@ -116,8 +116,8 @@ def count(measures: tuple[Measure, ...], values: dict[str, Any], plan: Plan, blo
     for measure in measures:
         own = measure.block(plan.grid, block.number)
         view = shift(own.read, tuple(-r.start for r in block.read))
-        counts = measure.function(*(values[name][view] for name in measure.inputs), block=own)
-        total.update({f"{measure.name}/{name}": np.asarray(to_host(v)) for name, v in counts.items()})
+        counts = measure.count(*(values[name][view] for name in measure.inputs), block=own)
+        total.update({f"{measure.name}/{name}": v for name, v in counts.items()})
     return total
 
 

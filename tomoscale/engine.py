@@ -79,7 +79,11 @@ def run(
 def open_ledger(plan: Plan) -> Ledger:
     """Open the ledger of a plan for writing, creating its target where there is none."""
     if plan.target is not None and not plan.target.exists:
-        retried(plan.target.create)
+        try:
+            retried(plan.target.create)
+        except PlanError:
+            if not plan.target.exists:  # another run has just made it: the lease tells who goes on
+                raise
     elif (
         plan.target is not None
         and plan.record is not None

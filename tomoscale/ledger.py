@@ -126,7 +126,10 @@ class Ledger:
             text = json.dumps(plan, indent=1, sort_keys=True)
             if path.exists() or not retried(lambda: write_first(path, text)):
                 # Again, now that nobody else writes it.
-                refuse_other_plan(folder, read_plan(folder), plan)
+                recorded = read_plan(folder)
+                refuse_other_plan(folder, recorded, plan)
+                if recorded != plan:  # a function was mended
+                    retried(lambda: replace_text(path, text))
             ledger = cls.in_memory(n_blocks)
             ledger.folder, ledger.lease = folder, lease
             ledger.part = Part(log_of(folder))
@@ -326,17 +329,27 @@ def read_plan(folder: Place) -> dict[str, Any]:
 
 
 def refuse_other_plan(folder: Place, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise `PlanError` with what differs, if `recorded` and `wanted` are not the same plan."""
+    """Raise `PlanError` with what differs, if `recorded` and `wanted` are not the same plan.
+
+    A function of the user's own may be another after a run that set blocks aside: it was mended for them.
+    """
     old, new = _flat(recorded), _flat(wanted)
     changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    if changed:
+    of_code = bool(changed) and all(key.startswith("code.") for key in changed)
+    if changed and not (of_code and _set_aside(folder)):
         lines = [f"  {key}: was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in changed[:4]]
         lines += [f"  and {len(changed) - 4} more"] if len(changed) > 4 else []
+        lines += ["the code of this function, or a value it uses, has changed since"] if of_code else []
         raise PlanError(
             f"{output_of(folder)} was begun with another plan, and results of two plans must not mix:\n"
             + "\n".join(lines)
             + "\ngive another output, or remove this one (--overwrite)"
         )
+
+
+def _set_aside(folder: Place) -> bool:
+    path = folder / "failures.json"
+    return path.exists() and bool(read_json(path, "record of failures", "remove this file", IntegrityError))
 
 
 def unwritten(path: Place, error: OSError) -> PlanError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,12 +16,17 @@ from tomoscale.ome import Kind
 class MemoryArray:
     """An array in memory as a storage, for notebooks and tests; it stays in its process."""
 
-    values: np.ndarray
+    values: np.ndarray = field(repr=False)
     kind: Kind = "grey"
     name: str = "array in memory"
     chunk_shape: Shape = (1, 1, 1)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, np.ndarray) or isinstance(self.values, np.ma.MaskedArray):
+            raise TypeError(
+                f"values are of type {type(self.values).__name__}, but must be a NumPy array without a mask: give "
+                "numpy.asarray(values), or array.filled(VALUE) of a masked array; what does not fit in memory is opened by its path"
+            )
         if self.values.ndim != 3 or self.values.size == 0:
             raise ValueError(
                 f"values must have three axes (z, y, x) and at least one voxel, got shape {self.values.shape}"

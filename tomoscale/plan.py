@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tomoscale.blocking import choose_block, chunk_for, shard_of, writing_unit
+from tomoscale.blocking import CHUNK_VOXELS, choose_block, chunk_for, shard_of, writing_unit
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Region, Shape, Spacing, three
 from tomoscale.lease import FOLDER
 from tomoscale.ledger import read_plan
 from tomoscale.ome import LEVEL
-from tomoscale.places import Place, place
+from tomoscale.places import Place, absolute
 from tomoscale.projection import Plan
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text
 from tomoscale.resources import Resources, this_machine
@@ -63,6 +64,10 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
     PlanError
         If memory, disk or shards do not allow it; the message names both numbers and the way out.
     """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"{type(kernel).__name__} is no kernel: tell what a plan must know of a function by tomoscale.step.Kernel"
+        )
     resources = _for_kernel(kernel, resources or this_machine())
     sources = _sources(kernel, source)
     source = next(iter(sources.values()))
@@ -85,7 +90,7 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
         )
 
     record = ledger_folder(target)
-    block = block_shape or begun_block(record)
+    block = begun_block(record) if block_shape is None else _block(block_shape)
     if block is None:
         block = choose_block(draft, shape, unit, chunk_for(unit, kernel), source.storage.chunk_shape)
     if not isinstance(target, Volume):
@@ -109,7 +114,7 @@ def plan_map(  # noqa: PLR0913 -- what, from, to, and the four things a user may
 
 
 def plan_measure(
-    measures: Measure | tuple[Measure, ...],
+    measures: Measure | Sequence[Measure],
     volumes: Mapping[str, Volume] | Volume,
     *,
     record: str | Place | None = None,
@@ -120,7 +125,8 @@ def plan_measure(
 
     Parameters
     ----------
-    measures : Measure or tuple of Measure
+    measures : Measure or sequence of Measure
+        Of different names.
     volumes : mapping of input name to Volume, or one Volume
         One volume stands for the only input of the measures.
     record : path or None
@@ -140,9 +146,10 @@ def plan_measure(
     PlanError
         If memory does not allow it.
     """
-    measures = measures if isinstance(measures, tuple) else (measures,)
+    measures = _measures(measures)
     wanted = list(dict.fromkeys(name for m in measures for name in m.inputs))
     volumes = {wanted[0]: volumes} if isinstance(volumes, Volume) else volumes
+    _check_volumes(volumes)
     missing = [name for name in wanted if name not in volumes]
     if missing:
         raise InputError(
@@ -152,15 +159,16 @@ def plan_measure(
     check_agreement(sources)
     resources = resources or this_machine()
     first = next(iter(sources.values()))
-    folder = None if record is None else place(record)
+    folder = None if record is None else absolute(record)
+    # In memory there are no chunks, and blocks of a few voxels are not worth being looked at.
+    stored = first.storage.chunk_shape
+    chunk = stored if max(stored) > 1 else (CHUNK_VOXELS, CHUNK_VOXELS, CHUNK_VOXELS)
 
     def draft(block: Shape) -> Plan:
         return Plan(measures, sources, None, Grid(first.shape, block), folder, resources)
 
-    block = (
-        block_shape
-        or begun_block(folder)
-        or choose_block(draft, first.shape, (1, 1, 1), first.storage.chunk_shape, first.storage.chunk_shape)
+    block = (begun_block(folder) if block_shape is None else _block(block_shape)) or choose_block(
+        draft, first.shape, (1, 1, 1), chunk, stored
     )
     plan = draft(block)
     check_memory(plan, draft, (1, 1, 1))
@@ -172,7 +180,7 @@ def ledger_folder(target: Volume | str | Place) -> Place | None:
     if isinstance(target, Volume):
         storage = target.storage
         return storage.folder / FOLDER if isinstance(storage, ZarrArray) else None
-    return place(target) / LEVEL / FOLDER
+    return absolute(target) / LEVEL / FOLDER
 
 
 def begun_block(record: Place | None) -> Shape | None:
@@ -182,9 +190,41 @@ def begun_block(record: Place | None) -> Shape | None:
     return three(read_plan(record)["grid"]["block_shape"])
 
 
+def _measures(given: Measure | Sequence[Measure]) -> tuple[Measure, ...]:
+    measures = tuple(given) if isinstance(given, Sequence) else (given,)
+    names = [m.name for m in measures if isinstance(m, Measure)]
+    if not names or len(names) < len(measures):
+        raise TypeError(f"plan_measure takes a Measure or several, of tomoscale.step, got {given!r}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"measures are told apart by their names, but {max(names, key=names.count)!r} comes twice")
+    return measures
+
+
+def _block(given: Sequence[int]) -> Shape:
+    try:
+        z, y, x = (operator.index(n) for n in given)
+    except (TypeError, ValueError):
+        z = y = x = 0
+    if min(z, y, x) < 1:
+        raise ValueError(f"block_shape must be three positive numbers of voxels (z, y, x), got {given!r}")
+    return z, y, x
+
+
+def _check_volumes(given: Mapping[str, Volume]) -> None:
+    wrong = next(
+        (v for v in (given.values() if isinstance(given, Mapping) else [given]) if not isinstance(v, Volume)), None
+    )
+    if wrong is not None:
+        raise TypeError(
+            f"a plan takes volumes, got a {type(wrong).__name__}: open a path with open_volume, or give "
+            "Volume(MemoryArray(array), voxel_size_um), with MemoryArray of tomoscale.memory_array, for a NumPy array"
+        )
+
+
 def _sources(kernel: Kernel, given: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
     """Volumes that a kernel reads, in the order of its inputs."""
     volumes = {kernel.inputs[0]: given} if isinstance(given, Volume) else given
+    _check_volumes(volumes)
     if set(volumes) != set(kernel.inputs):
         raise InputError(f"{kernel.name} reads the volumes {list(kernel.inputs)}, given are {sorted(volumes)}")
     sources = {name: volumes[name] for name in kernel.inputs}

@@ -13,6 +13,7 @@ import numpy as np
 
 import tomoscale
 from tomoscale.geometry import Block, Grid, Halo, Shape
+from tomoscale.own_code import own_code
 from tomoscale.places import Place
 from tomoscale.refusals import shape_text, size
 from tomoscale.resources import Resources, bytes_of_a_process
@@ -245,10 +246,12 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """What guards a resumed run: the program, the step, the sources, the target and the grid, as JSON values."""
         steps = (self.step,) if isinstance(self.step, Kernel) else self.step
+        code = own_code({step.name: (step.function, step.parameters) for step in steps})
         target = None if self.target is None else {"shape": list(self.target.shape), "dtype": self.target.dtype.str}
         return {
             "program": f"tomoscale {tomoscale.__version__}",
             "step": {step.name: dict(step.parameters) for step in steps},
+            **({"code": code} if code else {}),
             "sources": {name: volume.identity() for name, volume in self.sources.items()},
             "target": target,
             "grid": {"shape": list(self.grid.shape), "block_shape": list(self.grid.block_shape)},

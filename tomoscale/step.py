@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import cloudpickle
 import numpy as np
 
-from tomoscale.arrays import Array
+from tomoscale.arrays import Array, to_host
+from tomoscale.errors import PlanError
 from tomoscale.geometry import Block, Grid, Halo, Region, Shape, read_span
 
 Counts = dict[str, Array]
@@ -29,7 +31,7 @@ class Kernel:
     function : callable
         ``function(values) -> values`` of the same shape; the core is cut out of it afterwards. Where `located` is
         true, ``function(values, block) -> values`` of the shape of ``block.write``: for what must know where it is
-        (resampling, networks on a tile grid). A module-level function or a `functools.partial` of one: it is pickled.
+        (resampling, networks on a tile grid). Functions of a notebook and lambdas travel to workers with their code.
     halo : Halo
         Source voxels needed around the core for the core to be exact.
     dtype : numpy dtype
@@ -38,7 +40,8 @@ class Kernel:
         Peak memory of `function` on the host beyond its input, per voxel of the padded block: what it works with and
         its result. Tests measure it.
     parameters : mapping
-        JSON values that, with the name, say what is computed; they guard a resumed run.
+        JSON values that, with the name, say what is computed; they guard a resumed run. So does the code of a function
+        that is not of this program, unless a "version" here stands for it, yours to raise when results change.
     stride : (z, y, x)
         Reads start and end at multiples of this, from the volume's origin (total stride of a network).
     tile : (z, y, x)
@@ -78,6 +81,16 @@ class Kernel:
     counted: bool = False
     beside_bytes: Callable[[Grid], int] | None = None
 
+    def __post_init__(self) -> None:
+        _check_step(self.name, self.function, self.halo)
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _packed(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(_unpacked(state))
+
     def apply(self, values: Array, block: Block, *more: Array) -> Array:
         """Values of ``block.write`` from the values of ``block.read``; `more` are those of the other inputs."""
         return self.apply_counting(values, block, *more)[0]
@@ -86,6 +99,12 @@ class Kernel:
         """Do what `apply` does, and return what the kernel counted; nothing unless it is `counted`."""
         found = self.function(values, *more, block) if self.located else self.function(values, *more)
         result, counts = found if self.counted else (found, {})
+        expected = block.write_shape if self.located else values.shape
+        if getattr(result, "shape", None) != expected or result.dtype != self.dtype:
+            raise PlanError(
+                f"{self.name} made {_in_words(result)} of a block of {values.shape} {values.dtype}, but must make an array of "
+                f"{expected} {self.dtype}: mend its function, or its `dtype`; nothing is cast or cut silently"
+            )
         return (result if self.located else result[block.core]), counts
 
     def shape_of_target(self, source_shape: Shape) -> Shape:
@@ -154,7 +173,7 @@ class Measure:
     counts_bytes : int
         Size of what one block returns.
     parameters : mapping
-        JSON values that, with the name, say what is counted.
+        JSON values that, with the name, say what is counted; as those of a `Kernel`.
     """
 
     name: str
@@ -164,6 +183,24 @@ class Measure:
     bytes_per_voxel: float = 0.0
     counts_bytes: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_step(self.name, self.function, self.halo)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _packed(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(_unpacked(state))
+
+    def count(self, *padded: Array, block: Block) -> Counts:
+        """Counts of one block, as 64 bit integers whatever the function took: sums over many blocks must not run over."""
+        found = self.function(*padded, block=block)
+        if not isinstance(found, Mapping):
+            raise PlanError(
+                f"{self.name} returned {_in_words(found)}, but must return integers by name, such as {{'n': 5}}"
+            )
+        return {name: _integers(values, f"{self.name}/{name}") for name, values in found.items()}
 
     def block(self, grid: Grid, number: int) -> Block:
         """Block `number` of a grid over the inputs."""
@@ -195,6 +232,11 @@ def add_counts(total: Counts, more: Counts) -> Counts:
     """Sum of two sets of counts; a name that only one has is kept as it is."""
     result = dict(total)
     for name, values in more.items():
+        if name in result and np.shape(result[name]) != np.shape(values):
+            raise PlanError(
+                f"{name} has {np.shape(values)} numbers for one block and {np.shape(result[name])} for others: what is counted "
+                "must have the same shape in every block, so that it adds up"
+            )
         result[name] = result[name] + values if name in result else values
     return result
 
@@ -221,3 +263,41 @@ def _steps(kernel: Kernel) -> dict[str, Any]:
     if isinstance(kernel.function, _Chain):
         return dict(kernel.parameters)
     return {f"1 {kernel.name}": dict(kernel.parameters)}
+
+
+@dataclass(frozen=True)
+class _ByValue:
+    pickled: bytes
+
+
+def _packed(state: dict[str, Any]) -> dict[str, Any]:
+    """State of a step for another process: functions of a notebook travel with their code, others by name."""
+    return {name: _ByValue(cloudpickle.dumps(v)) if callable(v) else v for name, v in state.items()}
+
+
+def _unpacked(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: cloudpickle.loads(v.pickled) if isinstance(v, _ByValue) else v for name, v in state.items()}
+
+
+def _check_step(name: str, function: Any, halo: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"{name}: function is a {type(function).__name__}, but must be callable")
+    if not isinstance(halo, Halo):
+        raise TypeError(
+            f"{name}: halo is {halo!r}, but must be a Halo, such as Halo.uniform(2): tomoscale.geometry.Halo"
+        )
+
+
+def _integers(values: Any, name: str) -> np.ndarray:
+    found = np.asarray(to_host(values) if hasattr(values, "get") else values)
+    if found.dtype.kind not in "biu":
+        raise PlanError(
+            f"{name} is {_in_words(values)}, but must be integers: sums of floats depend on the order of the blocks. Count "
+            "voxels, or scale the values to integers"
+        )
+    return found if found.dtype.itemsize == 8 else found.astype(np.int64)
+
+
+def _in_words(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" if shape is None else f"an array of {shape} {value.dtype}"

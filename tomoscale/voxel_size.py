@@ -64,7 +64,9 @@ def check_voxel_size(value: float | Sequence[float], owner: str, error: type[Val
         (or `error`) if a length is zero, negative or not finite; `owner` says whose it is.
     """
     try:
-        lengths = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * 3
+        many = getattr(value, "ndim", 0) == 1 or (isinstance(value, Sequence) and not isinstance(value, str | bytes))
+        each: Any = value if many else [value] * 3
+        lengths = [] if isinstance(value, str | bytes) else [float(v) for v in each]
     except (TypeError, ValueError):
         lengths = []
     if len(lengths) != 3 or not all(math.isfinite(v) and v > 0 for v in lengths):

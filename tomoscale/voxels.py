@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -67,6 +67,11 @@ class Volume:
     classes: tuple[LabelClass, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
+        if hasattr(self.storage, "__array__"):
+            raise TypeError(
+                f"storage is a {type(self.storage).__module__}.{type(self.storage).__name__}, which is no storage of voxels: "
+                "open a path with open_volume, or give MemoryArray(array), of tomoscale.memory_array, for a NumPy array"
+            )
         if self.voxel_size_um is not None:
             object.__setattr__(self, "voxel_size_um", check_voxel_size(self.voxel_size_um, self.name))
 
@@ -194,6 +199,16 @@ class Volume:
                     f"{self.name}: {axis} {r.start}:{r.stop} is not inside the volume, whose {axis} is 0:{n}"
                 )
         return z, y, x
+
+    def __repr__(self) -> str:
+        um = "unknown" if self.voxel_size_um is None else " x ".join(f"{v:g}" for v in self.voxel_size_um) + " µm"
+        return f"<Volume {self.name}: {' x '.join(map(str, self.shape))} {self.dtype} {self.kind}, voxels of {um}>"
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        # Without this NumPy would wrap the address in an array of one object, and functions of others would take it.
+        raise TypeError(
+            f"{self.name} is no array but the address of one: give its values, volume.read((slice(0, 64),) * 3)"
+        )
 
     def _repr_html_(self) -> str:
         # Loaded only where it is shown: pictures need Pillow, and previews open volumes themselves.

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Literal, Protocol
 
+from tomoscale.errors import PlanError
 from tomoscale.resources import Resources
 
 UNREACHED_SECONDS = 60.0
@@ -245,6 +246,16 @@ class DaskPool:
 
 def make_pool(client: Any | None, resources: Resources) -> Pool:
     """Return the pool of a client, or threads of this process without one."""
+    if client is not None and not hasattr(client, "submit"):
+        raise TypeError(
+            f"client is a {type(client).__name__}, but must be a distributed.Client: Client(address or cluster)"
+        )
+    if client is not None and client.asynchronous:
+        raise PlanError(
+            f"{client} is asynchronous, and a run waits for its blocks: give a Client made without asynchronous=True"
+        )
+    if client is not None and client.status != "running":
+        raise PlanError(f"{client} is {client.status}: give a client that is connected, inside the `with` that made it")
     return ThreadPool(resources.slots + resources.io_slots) if client is None else DaskPool(client)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -37,7 +38,12 @@ def create_folder(target: Path, nodes: Nodes) -> None:
             (draft / inside).mkdir()
             write_node(draft / inside, metadata, attributes)
         # An empty folder that appeared meanwhile is replaced; anything else makes the rename fail.
-        draft.rename(target)
+        try:
+            draft.rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _in_the_way(target) from None
+            raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

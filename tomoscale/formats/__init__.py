@@ -86,7 +86,10 @@ def open_volume(
         If there is nothing we can read.
     ValueError
         If `dataset` or `raw` is given for what has no use for it.
+    TypeError
+        If an array is given in place of a path.
     """
+    _refuse_array(path)
     if is_bucket(path):
         address, dataset = _parted(str(path), dataset) if "::" in str(path) else (path, dataset)
         return open_zarr(address, array=dataset, voxel_size_um=voxel_size_um, unfinished=unfinished)
@@ -125,6 +128,15 @@ def _split(text: str, dataset: str | None) -> tuple[Path, str | None]:
         return Path(text), dataset
     file, inside = _parted(text, dataset)
     return Path(file), inside
+
+
+def _refuse_array(path: object) -> None:
+    if not isinstance(path, str | os.PathLike | BucketPath):
+        raise TypeError(
+            f"open_volume takes a path, got {type(path).__module__}.{type(path).__name__}: a NumPy array becomes a volume by "
+            "Volume(MemoryArray(array), voxel_size_um), with MemoryArray of tomoscale.memory_array; a Zarr array is opened by "
+            "the path of its folder"
+        )
 
 
 def _parted(text: str, dataset: str | None) -> tuple[str, str]:

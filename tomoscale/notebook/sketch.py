@@ -55,6 +55,8 @@ def bar_html(name: str, share: float, words: str, colour: str) -> str:
 
 def runs_html(runs: Sequence[Mapping[str, Any]]) -> str:
     """What was run, as a table: blocks, seconds of reading, computing and writing summed over blocks, seconds in all."""
+    if not runs:
+        return "<div>Nothing was run yet.</div>"
     head = ("step", "blocks", "read", "compute", "write", "in all", "tried again")
     lines = [
         (
