@@ -231,6 +231,14 @@ def test_segment_refuses_labels_and_what_has_no_contrast(tmp_path):
         segment(grey(np.ones((8, 16, 16), bool)), tmp_path / "a.zarr", work=quiet())
 
 
+def test_segment_refuses_a_scan_whose_scale_nobody_knows(tmp_path):
+    values = np.random.default_rng(0).integers(0, 60000, (2, 40, 40)).astype(np.uint16)
+    unknown = Volume(MemoryArray(values), None)
+    with pytest.raises(InputError, match=r"does not say how large .* trained on 5 x 5 x 5 µm.*--any-voxel-size"):
+        segment(unknown, tmp_path / "labels.zarr", work=quiet())
+    assert segment(unknown, tmp_path / "any.zarr", any_voxel_size=True, work=quiet()).finished
+
+
 @pytest.mark.parametrize("radius", [1, 2])
 def test_clean_by_blocks_equals_the_kernel_on_the_whole(tmp_path, radius):
     values = np.random.default_rng(2).integers(0, 4, (13, 17, 19)).astype(np.uint8)
@@ -239,6 +247,26 @@ def test_clean_by_blocks_equals_the_kernel_on_the_whole(tmp_path, radius):
     )
     np.testing.assert_array_equal(cleaned.read(), map_whole(majority(radius, 4), values))
     assert cleaned.kind == "labels"
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(bool, True), (np.uint8, 255)])
+def test_a_mask_is_cleaned_and_stays_one(tmp_path, dtype, value):
+    values = np.zeros((8, 9, 10), dtype)
+    values[2:7, 2:7, 2:7], values[0, 0, 9] = value, value
+    volume = grey(values, "mask")
+    cleaned = clean(volume, tmp_path / "clean.zarr", work=quiet())
+    found = cleaned.read()
+    assert (cleaned.kind, cleaned.dtype) == ("mask", values.dtype)
+    assert not found[0, 0, 9]
+    assert found[4, 4, 4] == value
+    np.testing.assert_array_equal(found, map_whole(majority(1, 256 if value == 255 else 2, dtype), values))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16])
+def test_labels_of_any_width_are_cleaned(tmp_path, dtype):
+    values = np.random.default_rng(1).integers(0, 4, (6, 7, 8)).astype(dtype)
+    cleaned = clean(grey(values, "labels"), tmp_path / "clean.zarr", work=quiet())
+    np.testing.assert_array_equal(cleaned.read(), map_whole(majority(1, 4, dtype), values))
 
 
 def sample(seed: int = 5) -> dict[str, np.ndarray]:

@@ -263,3 +263,16 @@ def test_real_scans_are_understood(real_data):
     assert "3.9 mm x 3.9 mm x 3.9 mm" in words(bone)
     cotton = info(real_data / "cotton_fibres" / "cotton_test_volume.tif")
     assert any("slices that hold one value only" in text for text in cotton["warnings"])
+
+
+def test_what_a_stopped_run_has_not_written_yet_is_no_damage(tmp_path, values):
+    volume = create_volume(tmp_path / "scan.zarr", shape=SHAPE, dtype=np.uint16, voxel_size_um=(5.0, 5.0, 5.0))
+    volume.create()
+    found = info(tmp_path / "scan.zarr")
+    assert not found["finished"]
+    assert not found["warnings"]
+
+
+def test_all_that_is_infinite_is_a_hundred_percent():
+    probe_of = Probe((2, 2, 2), "grey", blocks=1, voxels=8, not_finite=8)
+    assert probe_of.warnings()[0].startswith("100 % of the sample")

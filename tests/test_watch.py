@@ -15,6 +15,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tomoscale import progress
+from tomoscale.audit import status, verify
 from tomoscale.engine import run
 from tomoscale.errors import InputError
 from tomoscale.frames import RECORD
@@ -189,3 +190,18 @@ def test_a_run_that_was_killed_is_seen_as_stopped(tmp_path, monkeypatch):
     assert not state.running
     assert 1 <= state.done < 20
     assert "stopped; the same command goes on" in state._repr_html_()
+
+
+def test_a_run_of_several_passes_is_seen_before_its_volume_is_there(tmp_path):
+    target = tmp_path / "thickness.zarr"
+    with pytest.raises(InputError, match="does not exist"):
+        run_state(target)
+    begun(tmp_path / "thickness.pieces", n_blocks=3, done=3)
+    with pytest.raises(InputError, match="does not exist"):
+        run_state(target)  # a pass that is done says nothing of the next one
+    inner = tmp_path / "thickness.parts" / "squared.parts" / "sizes"
+    begun(inner, n_blocks=6, done=2)
+    assert (run_state(target).done, run_state(target).total) == (2, 6)
+    assert status(target)["blocks_done"] == 2
+    with pytest.raises(InputError, match="does not exist"):
+        verify(target)  # what is stored of another volume is not compared in its place

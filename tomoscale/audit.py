@@ -42,7 +42,7 @@ def status(path: str | Place) -> dict[str, Any]:
     InputError
         If there is no record of a run.
     """
-    folder = find_ledger(place(path))
+    folder = find_ledger(place(path), passes=True)
     ledger, plan = Ledger.load(folder), read_plan(folder)
     done, total = int(ledger.done.sum()), int(ledger.done.size)
     last = last_line(folder)

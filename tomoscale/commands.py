@@ -156,7 +156,7 @@ def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: 
     Parameters
     ----------
     source : Volume or path
-        Labels.
+        Labels or a mask.
     target : path
     radius_voxels : int
         Half width of the cube that votes.
@@ -165,7 +165,7 @@ def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: 
     Returns
     -------
     Volume
-        Of the source's type, kind and labels.
+        Of the source's type and labels; a mask stays one.
 
     Raises
     ------
@@ -178,8 +178,11 @@ def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: 
         raise InputError(
             f"{volume.name} holds {volume.dtype}, but labels are whole numbers: give what `tomoscale segment` made"
         )
-    n_classes = max((c.value for c in volume.classes), default=3) + 1
-    return work.map(majority(radius_voxels, n_classes), volume, target, kind="labels", classes=volume.classes)
+    is_mask = volume.kind == "mask"
+    highest = 255 if is_mask else 3  # foreign masks are 0 and 255
+    n_classes = 2 if volume.dtype == bool else max((c.value for c in volume.classes), default=highest) + 1
+    kernel = majority(radius_voxels, n_classes, volume.dtype)
+    return work.map(kernel, volume, target, kind="mask" if is_mask else "labels", classes=volume.classes)
 
 
 def report(

@@ -95,7 +95,18 @@ def agreed_voxel_size(name: str, stored: Spacing | None, given: float | Sequence
         return wanted
     if any(abs(a - b) > TOLERANCE * b for a, b in zip(wanted, stored, strict=True)):
         raise InputError(
-            f"{name}: voxel_size_um {wanted} was given but the file states {stored} µm (z, y, x): one of them is wrong and "
-            "every length would be off; leave the argument out, or correct the file"
+            f"{name}: a voxel size of {in_micrometres(wanted)} was given but the file states {in_micrometres(stored)} (z, y, x): "
+            "one of them is wrong and every length would be off; leave the argument out, or correct the file"
         )
     return wanted
+
+
+def in_micrometres(size: Spacing) -> str:
+    """A voxel size for people: six digits, since headers hold float32 and words like 60.699999999999996.
+
+    Examples
+    --------
+    >>> in_micrometres((60.699999999999996, 5.0, 5.0))
+    '60.7 x 5 x 5 µm'
+    """
+    return " x ".join(f"{edge:g}" for edge in size) + " µm"

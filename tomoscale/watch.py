@@ -84,7 +84,7 @@ def run_state(path: str | Place) -> RunState:
     InputError
         If there is no record of a run.
     """
-    folder = find_ledger(place(path))
+    folder = find_ledger(place(path), passes=True)
     plan, last = read_plan(folder), last_line(folder)
     running = lease_owner(folder) is not None
     total, done = int(plan["n_blocks"]), last.get("done")
@@ -146,20 +146,45 @@ def _follow(path: str | Place, display: Display, state: RunState | TrainingState
         display.close()
 
 
-def find_ledger(path: Place) -> Place:
+def find_ledger(path: Place, *, passes: bool = False) -> Place:
     """Folder of the ledger that belongs to a volume or to a record.
+
+    Parameters
+    ----------
+    path : path
+    passes : bool
+        Of a volume that is not there yet, the ledger of the pass before that a run is at, or was stopped in.
 
     Raises
     ------
     InputError
         If there is none.
     """
+    folder = _record_at(path) or (_pass_before(path) if passes else None)
+    if folder is not None:
+        return folder
+    if not path.exists():
+        raise InputError(f"{path} does not exist, and no record of a run that makes it lies beside it: check the path")
+    raise InputError(f"{path} has no record of a run: give a volume that tomoscale wrote, or a results folder")
+
+
+def _record_at(path: Place) -> Place | None:
     inside = ledger_folder(path)
     assert inside is not None
-    for folder in (inside, path / FOLDER, path, path / "measure"):
-        if (folder / "plan.json").exists():
-            return folder
-    raise InputError(f"{path} has no record of a run: give a volume that tomoscale wrote, or a results folder")
+    places = (inside, path / FOLDER, path, path / "measure")
+    return next((folder for folder in places if (folder / "plan.json").exists()), None)
+
+
+def _pass_before(path: Place) -> Path | None:
+    """Record of the pass that is not done yet, of those whose results lie beside `path` until it is made."""
+    if not isinstance(path, Path) or path.exists() or not path.parent.is_dir():
+        return None
+    name = path.name.removesuffix(".zarr")
+    folders = [path.with_name(name + ending) for ending in (".parts", ".pieces", ".histogram")]
+    folders += folders[0].glob("*.parts")
+    records = (_record_at(place) for folder in folders for place in (folder, *folder.glob("*")))
+    begun = [record for record in records if isinstance(record, Path) and not Ledger.load(record).done.all()]
+    return max(begun, key=lambda record: (record / "plan.json").stat().st_mtime, default=None)
 
 
 def _finite(value: Any) -> TypeGuard[float]:

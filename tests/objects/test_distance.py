@@ -145,7 +145,7 @@ def test_what_has_no_answer_is_refused(tmp_path, labels):
         thickness(full, tmp_path / "t.zarr")
     with pytest.raises(ValueError, match="half a voxel is not one length"):
         thickness(labels, tmp_path / "t.zarr", correction="half_voxel")
-    unknown = Volume(MemoryArray(np.zeros((3, 3, 3), np.uint8)), None)
+    unknown = Volume(MemoryArray(np.zeros((3, 3, 3), np.uint8), kind="labels"), None)
     with pytest.raises(InputError, match="does not say how large a voxel is"):
         distance(unknown, tmp_path / "d.zarr")
 
@@ -160,3 +160,13 @@ def test_the_bound_is_at_least_the_largest_and_at_most_a_sixteenth_more(values):
     beyond = measure_by_blocks(sizes_of_integers(2**62 + 1), (array << 8,), (1, 1, 7))
     assert upper_bound(beyond) >= largest << 8
     assert measure_by_blocks(sizes_of_integers(1), (array,), (1, 1, 7))["unmeasured"][0] == np.count_nonzero(array)
+
+
+@pytest.mark.parametrize("command", [distance, thickness, components, keep_largest])
+def test_whole_numbers_that_may_be_grey_values_are_no_object(tmp_path, command):
+    values = np.zeros((6, 6, 6), np.uint8)
+    values[2:4, 2:4, 2:4] = 200
+    scan = Volume(MemoryArray(values), (1.0, 1.0, 1.0))
+    with pytest.raises(InputError, match=r"is not known to hold labels or a mask.*--classes"):
+        command(scan, tmp_path / "all.zarr", work=Work(progress=False))
+    assert command(scan, tmp_path / "named.zarr", classes=(200,), work=Work(progress=False)).finished

@@ -51,8 +51,11 @@ def _verify(path: Path) -> Any:
 
 
 def _verified(found: dict[str, Any]) -> dict[str, str]:
+    end = "" if found["finished"] else "; the run is not finished, the same command goes on"
     return {
-        found["path"]: f"{found['blocks_compared']} of {found['blocks']} blocks compared, all equal what was written"
+        found[
+            "path"
+        ]: f"{found['blocks_compared']} of {found['blocks']} blocks compared, all equal what was written{end}"
     }
 
 

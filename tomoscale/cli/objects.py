@@ -24,7 +24,7 @@ CONNECTIVITY = option(
     type=int,
     choices=(6, 18, 26),
     default=26,
-    help="voxels that share a face, an edge or a corner hang together (default 26)",
+    help="voxels are connected if they share a face (6), an edge too (18), or a corner too (26, default)",
 )
 CORRECTION = option(
     "--correction",
@@ -45,7 +45,7 @@ MAX_RADIUS = option(
     metavar="LENGTH",
     help="cut larger balls to this radius, such as 200um",
 )
-MULTILABEL = flag("--multilabel", "only neighbours of equal label hang together; else all classes are one object")
+MULTILABEL = flag("--multilabel", "only neighbours of equal label are connected; else all classes are one object")
 
 
 def _object_table(source: Any, target: Path, *, work: Work) -> dict[str, Path] | None:
@@ -85,7 +85,7 @@ COMMANDS = (
         "remove objects that are smaller than a number of voxels",
         "remove-small clean.zarr large.zarr --min-voxels 100",
         lazily("objects.filters", "remove_small"),
-        option("--min-voxels", type=values.positive, required=True, metavar="N", help="size from which on they stay"),
+        option("--min-voxels", type=values.positive, required=True, metavar="N", help="smallest size that is kept"),
         CLASSES,
         CONNECTIVITY,
         MULTILABEL,
@@ -110,7 +110,7 @@ COMMANDS = (
             type=values.positive,
             default=100,
             metavar="N",
-            help="size from which on they stay (default 100)",
+            help="smallest size that is kept (default 100)",
         ),
         CLASSES,
         CONNECTIVITY,

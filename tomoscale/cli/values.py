@@ -275,11 +275,12 @@ def _whole(text: str, least: int) -> int:
 def _positive(text: str, units: Mapping[str, float], what: str, example: str) -> float:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([^\d\s]*)\s*", text[:LONGEST])
     known = {k.lower(): v for k, v in units.items()}
-    if match and not match[2]:
+    if match and match[2].lower() not in known:
+        wrong = f"has no unit {match[2]!r} that is known" if match[2] else "has no unit, and none is guessed"
         raise argparse.ArgumentTypeError(
-            f"{text!r} has no unit, and none is guessed: write it as {example}, in one of {', '.join(filter(str.isascii, units))}"
+            f"{text!r} {wrong}: write it as {example}, in one of {', '.join(filter(str.isascii, units))}"
         )
-    if not match or match[2].lower() not in known:
+    if not match:
         raise _wrong(text, f"a positive {what}", example)
     value = float(match[1]) * known[match[2].lower()]
     if not 0 < value < math.inf:

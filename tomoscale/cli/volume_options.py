@@ -35,7 +35,7 @@ SCHEME = option(
     "--scheme",
     choices=("percentiles", "zscore"),
     default="percentiles",
-    help="clip at percentiles and scale to 0..1, or take the mean off and divide by the deviation (default percentiles)",
+    help="clip at percentiles and scale to 0..1, or subtract the mean and divide by the standard deviation (default percentiles)",
 )
 BACKEND = option("--backend", choices=("torch", "openvino"), default="torch", help="what runs it (default torch)")
 PRECISION = option("--precision", choices=("float32", "bfloat16"), default="float32", help="default float32")

@@ -119,14 +119,15 @@ def _export(source: Any, target: Path, *, work: Work, level: int | None, region:
 COMMANDS = (
     Command(
         "convert",
-        "turn TIFF slices, HDF5, raw voxels or Zarr into a chunked volume",
+        "turn TIFF slices, HDF5, DICOM, NIfTI, raw voxels or others into a chunked volume",
         "tomoscale convert slices/ scan.zarr --voxel-size 5um",
         _convert,
         (
             option(
                 "source",
                 type=values.input_path,
-                help="folder of TIFF slices, TIFF stack, HDF5 file or file.h5::/dataset, raw file, Zarr or OME-Zarr",
+                help="folder of TIFF slices or DICOM, TIFF stack, HDF5 file or file.h5::/dataset, NIfTI, MetaImage, NRRD, "
+                "Scanco AIM or ISQ, MATLAB 5, raw file, Zarr or OME-Zarr",
             ),
             TARGET,
             VOXEL_SIZE,

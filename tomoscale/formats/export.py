@@ -27,6 +27,7 @@ from tomoscale.formats.container import (
 )
 from tomoscale.formats.tiff import is_tiff_name
 from tomoscale.geometry import AXES, Region, Shape, region_shape, three
+from tomoscale.refusals import size
 from tomoscale.volume import Volume
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
 
@@ -199,7 +200,7 @@ def _check_room(target: Path, contents: Contents) -> None:
     free = shutil.disk_usage(target.parent).free
     if contents.nbytes > free:
         raise PlanError(
-            f"{target} needs {contents.nbytes / 2**30:.2f} GiB but {target.parent} has {free / 2**30:.2f} GiB free: make room, "
+            f"{target} needs {size(contents.nbytes)} but {target.parent} has {size(free)} free: make room, "
             "or export a region or a coarser level"
         )
 

@@ -118,8 +118,8 @@ def check_labels(
     least, greatest = int(labels.min()), int(labels.max())
     if least < 0 or greatest >= n_classes:
         raise InputError(
-            f"labels must lie in 0 .. {n_classes - 1} but one is {least if least < 0 else greatest}: give the right "
-            "n_classes, or check that this is a label volume"
+            f"labels must lie in 0 .. {n_classes - 1} but one is {least if least < 0 else greatest}: map it to the classes of "
+            "the volume, or check that it holds labels and no grey values"
         )
     return function(labels)
 

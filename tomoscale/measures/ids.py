@@ -117,7 +117,7 @@ def refuse_wrong_ids(volumes: list[Ids], origin: Shape) -> None:
         place = ", ".join(f"{a} {int(i) + o}" for a, i, o in zip(AXES, index, origin, strict=True))
         allowed = f"0 to {volume.n_ids - 1}" + ("" if volume.ignore is None else f" or {volume.ignore} (ignored)")
         raise InputError(
-            f"{volume.name} holds the id {int(volume.values[index])} at {place}, but only {allowed} are expected: "
-            "it would be counted nowhere. Give the right number of ids, or map the volume to them first"
+            f"{volume.name} holds the label {int(volume.values[index])} at {place}, but only {allowed} are expected: "
+            "it would be counted nowhere. Map the volume to these labels first, or check that it holds labels and no grey values"
         )
     raise AssertionError("a run was found faulty but no voxel is")

@@ -53,7 +53,7 @@ def distance(
         If an axis is longer than 65534 voxels, or the voxel edges have no common unit.
     """
     work, volume = work or Work(), opened(source)
-    refuse_grey_values(volume)
+    refuse_grey_values(volume, classes)
     kernels = distance_by_axis(volume.shape, known_voxel_size(volume), classes, inside=inside)
     return run_in_turn(kernels, volume, place(target), work)
 
@@ -73,11 +73,16 @@ def known_voxel_size(volume: Volume) -> Spacing:
     return volume.voxel_size_um
 
 
-def refuse_grey_values(volume: Volume) -> None:
+def refuse_grey_values(volume: Volume, classes: tuple[int, ...] | None) -> None:
     """Raise `InputError` if a volume holds no labels: every grey value but 0, and NaN, would be taken for the object."""
     if volume.dtype.kind not in "biu":
         raise InputError(
             f"{volume.name} holds {volume.dtype}, but an object is told by labels or a mask: segment or threshold it first"
+        )
+    if classes is None and volume.kind == "grey" and volume.dtype != bool:
+        raise InputError(
+            f"{volume.name} is not known to hold labels or a mask, and every grey value but 0 would be the object: threshold it, "
+            "convert it with --kind mask or labels, or name the labels of the object (--classes)"
         )
 
 

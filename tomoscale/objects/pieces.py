@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from tomoscale.arrays import Array, to_host
-from tomoscale.errors import InputError
 from tomoscale.geometry import Block, Halo
 from tomoscale.kernels.neighbours import ENTRY_BYTES, count_neighbours
 from tomoscale.kernels.row_runs import RUN_BYTES, Connectivity, Runs, find_runs, join_runs, piece_extents
 from tomoscale.kernels.side_runs import SIDES, side_runs
+from tomoscale.objects.distance import refuse_grey_values
 from tomoscale.objects.stored import save_arrays
 from tomoscale.step import Counts, Measure
 from tomoscale.volume import Volume
@@ -69,10 +69,7 @@ class Selection:
 
     def check(self, volume: Volume) -> None:
         """Raise `InputError` if a volume holds no labels."""
-        if volume.dtype.kind not in "biu":
-            raise InputError(
-                f"{volume.name} holds {volume.dtype}, but components are of labels or masks: segment or threshold it first"
-            )
+        refuse_grey_values(volume, self.classes)
 
     def mask(self, labels: np.ndarray) -> np.ndarray:
         """Mask of the object: (Z, Y, X) bool."""

@@ -135,7 +135,7 @@ class _Structure:
 def _painted(structure: _Structure, target: Place, make: Callable[[Ball], Kernel], work: Work, **what: Any) -> Volume:
     """Write what `make` gives of the squared distances; it needs a ball at least as large as the largest that fits."""
     volume, voxel_size = structure.volume, structure.voxel_size_um
-    refuse_grey_values(volume)
+    refuse_grey_values(volume, structure.classes)
     cut = None if structure.max_radius_um is None else make_ball(structure.max_radius_um, voxel_size)
     whole = covering_ball(volume.shape, voxel_size)
 

@@ -40,7 +40,10 @@ def run_table(runs: Sequence[Mapping[str, Any]]) -> str:
         return ""
     rows = [[text(r.get("name", "")), *_timing(r)] for r in runs]
     head = ["Run", "Read (s)", "Compute (s)", "Write (s)", "Wall (s)", "Blocks", "Retries"]
-    note = "Seconds of each run. Read, compute and write are summed over all blocks, so on several workers they exceed the wall time."
+    note = (
+        "Seconds of each run. Read, compute and write are summed over all blocks, so on several workers they exceed the wall "
+        "time, which is that of the last call: it skips what earlier calls have done."
+    )
     return page.table(note, head, rows, numbers=range(1, 7))
 
 

@@ -19,6 +19,7 @@ from tomoscale.report.charts import histogram_chart
 from tomoscale.report.figures import BLUE
 from tomoscale.report.interface import interface_plates
 from tomoscale.report.page import text
+from tomoscale.report.papers import S1, S2
 from tomoscale.report.planes import Palette, Scan
 from tomoscale.report.plates import Parts, Plate, chart_plate, joined, under, write_plates, write_whole
 from tomoscale.report.provenance import inputs_of, provenance_parts, run_plates, summary_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tomoscale.volume import Volume
 
 TITLE = "Measurements of a tomogram"
+PAPERS = {"S1": S1, "S2": S2}
+"""What definitions cite."""
 STATES = ("ok", "warning", "failed")
 
 
@@ -149,6 +152,8 @@ def quantities_table(quantities: Sequence[Mapping[str, Any]]) -> Parts:
     note = "Measured quantities and how they are defined; those without a unit are plain numbers."
     if compared:
         note += " Relative error: (value − truth) / truth; a dash (–) stands for less than 1 % either way."
+    cited = " ".join(str(q.get("definition") or "") for q in quantities)
+    note += "".join(f" {short}: {paper}." for short, paper in PAPERS.items() if re.search(rf"\b{short}\b", cited))
     return [page.table(note, head, rows, "quantities", numbers=(1, 3, 4))]
 
 

@@ -21,6 +21,7 @@ from tomoscale.segmentation.task import Task
 from tomoscale.segmentation.tolerance import with_tolerance
 from tomoscale.segmentation.windowed import PROVISIONAL
 from tomoscale.volume import Volume
+from tomoscale.voxel_size import in_micrometres
 from tomoscale.work import Work
 
 VOXEL_SIZE_TOLERANCE = 0.1
@@ -143,9 +144,14 @@ def check_volume(volume: Volume, bundle: Bundle, *, any_voxel_size: bool) -> Non
         raise InputError(
             f"{volume.name} holds {volume.dtype}, but a network takes grey values of at most 32 bits: store it as float32"
         )
-    if any_voxel_size or volume.voxel_size_um is None:
+    if any_voxel_size:
         return
     trained = bundle.card.voxel_size_um
+    if volume.voxel_size_um is None:
+        raise InputError(
+            f"{volume.name} does not say how large a voxel is, but {bundle.card.name!r} was trained on {in_micrometres(trained)}: "
+            "at another scale its labels are wrong; convert it with --voxel-size first, or go on with --any-voxel-size"
+        )
     for axis, one, other in zip(AXES, volume.voxel_size_um, trained, strict=True):
         if abs(one / other - 1) > VOXEL_SIZE_TOLERANCE:
             sizes = ",".join(f"{v:g}um" for v in trained)

@@ -47,7 +47,7 @@ ROIS: dict[Roi, tuple[str, str, str]] = {
 NOISES: dict[Denominator, str] = {
     "root_sum_square": "the root of the summed variances",
     "pooled": "the root of the mean variance",
-    "background": "the deviation of the background",
+    "background": "the standard deviation of the background",
 }
 
 
@@ -150,6 +150,10 @@ def numbers_of(
         row = region_counts(counts, name, roi)
         if row is not None:
             title, symbol, definition = ROIS[roi]
+            if layout.edges_um:
+                definition = definition.replace(
+                    "within the distance of", f"within {layout.edges_um[-1] / 1000:g} mm of"
+                )
             bone, void = int(row[BONE]) * voxel_mm3, int(row[0]) * voxel_mm3
             value = fraction.bone_fraction(row, bone=BONE, background=0)
             numbers[title] = Number(symbol, value, "", definition, bone, bone + void)
@@ -228,8 +232,8 @@ def degradation(counts: dict[str, Counts], n_metal: int, layout: Layout, healing
             symbol,
             contact.degradation_rate(initial, residual, area, healing_days),
             "mm/year",
-            f"(initial minus residual metal volume) / (initial surface x time), S1 eq. 4 (S2 eq. 1 prints a product with "
-            f"time); initial surface: {text}",
+            f"(initial minus residual metal volume) / (initial surface x {healing_days:g} days), S1 eq. 4 (S2 eq. 1 prints a "
+            f"product with time); initial surface: {text}",
         )
         for name, (symbol, area, text) in areas.items()
     }
@@ -241,7 +245,7 @@ def grey_quantities(found: Moments, denominator: Denominator = "root_sum_square"
     rows = [
         quantity(
             f"signal to noise, {c.name}",
-            Number(f"SNR_{c.value}", snr(found, c.value), "", f"mean over deviation, {inside}"),
+            Number(f"SNR_{c.value}", snr(found, c.value), "", f"mean over standard deviation, {inside}"),
         )
         for c in CLASSES
     ]
