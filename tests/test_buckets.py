@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -28,6 +30,7 @@ from tomoscale.bucket_path import BucketPath
 from tomoscale.cli import main
 from tomoscale.commands import clean, convert, normalise
 from tomoscale.errors import IntegrityError, PlanError
+from tomoscale.file_server import FileServer
 from tomoscale.formats import open_volume
 from tomoscale.info import info
 from tomoscale.ledger import Ledger
@@ -151,6 +154,29 @@ def test_a_study_on_a_server_that_others_wrote_gives_the_bytes_of_a_disk(tmp_pat
     Ledger.start(independent / "held", {"step": {"smooth": {}}}, 4)
     with pytest.raises(PlanError, match=rf"being written by process {os.getpid()} .*sign of life \d s ago"):
         Ledger.start(independent / "held", {"step": {"smooth": {}}}, 4)
+
+
+def test_a_volume_on_a_server_that_others_wrote_is_served_to_a_page(tmp_path, independent):
+    values = np.random.default_rng(3).integers(0, 255, (20, 64, 60)).astype(np.uint8)
+    convert(Volume(memory(values), (2.0, 2.0, 2.0)), independent / "scan.zarr", work=QUICK)
+    (independent / "scan.zarr2").write(b"beside")
+    server = FileServer([independent / "scan.zarr"], "http://127.0.0.1:1")
+    with contextlib.closing(server):
+        address = server.address(0)
+        for name, stored in (independent / "scan.zarr").below():
+            content = (independent / "scan.zarr" / name).read_bytes()
+            assert urlopen(address + name, timeout=20).read() == content
+            for asked, part in (("bytes=-20", content[-20:]), (f"bytes=1-{stored.size}", content[1:])):
+                answer = urlopen(Request(address + name, headers={"Range": asked}), timeout=20)
+                assert (answer.status, answer.read()) == (206, part)
+        for name in ("", "0", "0/c", "0/c/9/9/9", "../scan.zarr2", "%2e%2e/scan.zarr2", "?list-type=2"):
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(address + name, timeout=20)
+        with pytest.raises(HTTPError, match="416"):
+            urlopen(Request(f"{address}zarr.json", headers={"Range": "bytes=100000000-"}), timeout=20)
+        shard = next(name for name, _ in (independent / "scan.zarr").below() if "/c/" in name)
+        with pytest.raises(HTTPError, match="416"):
+            urlopen(Request(address + shard, headers={"Range": "bytes=100000000-"}), timeout=20)
 
 
 RUN = """
