@@ -91,10 +91,19 @@ def study(folder: Place, results: Path) -> dict[str, object]:
     return {name: found[name] for name in ("quantities", "parameters", "classes")}
 
 
+def check_all(folder: Place) -> None:
+    """All volumes of a study are finished, and nothing else is in them."""
+    for name in ("scan", "normal", "labels", "clean"):
+        found = verify(folder / f"{name}.zarr")
+        assert found["finished"]
+        assert found["leftovers"]["count"] == found["strays"]["count"] == 0
+
+
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory) -> tuple[dict[str, bytes], dict[str, object]]:
     folder = tmp_path_factory.mktemp("disk")
     measured = study(folder, folder / "results")
+    check_all(folder)
     return objects(folder), measured
 
 
@@ -109,8 +118,7 @@ def test_a_study_in_a_bucket_that_stumbles_gives_the_bytes_of_a_disk(tmp_path, o
         measured = study(bucket.place, tmp_path / "results")
         assert objects(bucket.place) == on_disk[0]
         assert measured == on_disk[1]
-        for name in ("scan", "normal", "labels", "clean"):
-            assert verify(bucket.place / f"{name}.zarr")["finished"]
+        check_all(bucket.place)
         failed = [one for one in set(bucket.asked) if stumbling(*one, 1) is not None]
     assert {stumbling(*one, 1) for one in failed} == {503, "drop", "lose", 0.2}
     assert not any(path.name.startswith("s3") for path in Path().iterdir())

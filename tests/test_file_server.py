@@ -98,6 +98,7 @@ OUTSIDE = (
     "a/../../secret",
     "..%2fsecret",
     "%2fetc%2fpasswd",
+    "a%2fchunk",
     "/etc/passwd",
     "link",
     "up/secret",
