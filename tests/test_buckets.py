@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -28,6 +30,7 @@ from tomoscale.bucket_path import BucketPath
 from tomoscale.cli import main
 from tomoscale.commands import clean, convert, normalise
 from tomoscale.errors import IntegrityError, PlanError
+from tomoscale.file_server import FileServer
 from tomoscale.formats import open_volume
 from tomoscale.info import info
 from tomoscale.ledger import Ledger
@@ -88,10 +91,19 @@ def study(folder: Place, results: Path) -> dict[str, object]:
     return {name: found[name] for name in ("quantities", "parameters", "classes")}
 
 
+def check_all(folder: Place) -> None:
+    """All volumes of a study are finished, and nothing else is in them."""
+    for name in ("scan", "normal", "labels", "clean"):
+        found = verify(folder / f"{name}.zarr")
+        assert found["finished"]
+        assert found["leftovers"]["count"] == found["strays"]["count"] == 0
+
+
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory) -> tuple[dict[str, bytes], dict[str, object]]:
     folder = tmp_path_factory.mktemp("disk")
     measured = study(folder, folder / "results")
+    check_all(folder)
     return objects(folder), measured
 
 
@@ -106,8 +118,7 @@ def test_a_study_in_a_bucket_that_stumbles_gives_the_bytes_of_a_disk(tmp_path, o
         measured = study(bucket.place, tmp_path / "results")
         assert objects(bucket.place) == on_disk[0]
         assert measured == on_disk[1]
-        for name in ("scan", "normal", "labels", "clean"):
-            assert verify(bucket.place / f"{name}.zarr")["finished"]
+        check_all(bucket.place)
         failed = [one for one in set(bucket.asked) if stumbling(*one, 1) is not None]
     assert {stumbling(*one, 1) for one in failed} == {503, "drop", "lose", 0.2}
     assert not any(path.name.startswith("s3") for path in Path().iterdir())
@@ -151,6 +162,29 @@ def test_a_study_on_a_server_that_others_wrote_gives_the_bytes_of_a_disk(tmp_pat
     Ledger.start(independent / "held", {"step": {"smooth": {}}}, 4)
     with pytest.raises(PlanError, match=rf"being written by process {os.getpid()} .*sign of life \d s ago"):
         Ledger.start(independent / "held", {"step": {"smooth": {}}}, 4)
+
+
+def test_a_volume_on_a_server_that_others_wrote_is_served_to_a_page(tmp_path, independent):
+    values = np.random.default_rng(3).integers(0, 255, (20, 64, 60)).astype(np.uint8)
+    convert(Volume(memory(values), (2.0, 2.0, 2.0)), independent / "scan.zarr", work=QUICK)
+    (independent / "scan.zarr2").write(b"beside")
+    server = FileServer([independent / "scan.zarr"], "http://127.0.0.1:1")
+    with contextlib.closing(server):
+        address = server.address(0)
+        for name, stored in (independent / "scan.zarr").below():
+            content = (independent / "scan.zarr" / name).read_bytes()
+            assert urlopen(address + name, timeout=20).read() == content
+            for asked, part in (("bytes=-20", content[-20:]), (f"bytes=1-{stored.size}", content[1:])):
+                answer = urlopen(Request(address + name, headers={"Range": asked}), timeout=20)
+                assert (answer.status, answer.read()) == (206, part)
+        for name in ("", "0", "0/c", "0/c/9/9/9", "../scan.zarr2", "%2e%2e/scan.zarr2", "?list-type=2"):
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(address + name, timeout=20)
+        with pytest.raises(HTTPError, match="416"):
+            urlopen(Request(f"{address}zarr.json", headers={"Range": "bytes=100000000-"}), timeout=20)
+        shard = next(name for name, _ in (independent / "scan.zarr").below() if "/c/" in name)
+        with pytest.raises(HTTPError, match="416"):
+            urlopen(Request(address + shard, headers={"Range": "bytes=100000000-"}), timeout=20)
 
 
 RUN = """

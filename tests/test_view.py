@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.formats.object_store import credentials, object_store
 from tomoscale import view as module
 from tomoscale.errors import InputError, PlanError
+from tomoscale.places import place
 from tomoscale.pyramid import pyramid
 from tomoscale.resources import Resources
 from tomoscale.view import grey_window, view
@@ -55,7 +59,7 @@ def scan(folder, version="0.5"):
     labels = np.zeros(shape, np.uint8)
     labels[:, 20:80, 20:110], labels[:, 20:80, 190:280] = 1, 3
     image = written(folder / "scan.zarr", grey, ome_version=version)
-    written(folder / "scan.zarr/labels/classes", labels, kind="labels", classes=CLASSES)
+    written(folder / "scan.zarr" / "labels" / "classes", labels, kind="labels", classes=CLASSES)
     return image, labels
 
 
@@ -102,13 +106,22 @@ def screenshot(address, folder):
     return np.asarray(Image.open(io.BytesIO(found[0].screenshot.image)).convert("RGB")).astype(int)
 
 
+@pytest.fixture
+def bucket(tmp_path):
+    """A prefix in a bucket, and what its server was asked for."""
+    (tmp_path / "store/scans").mkdir(parents=True)
+    with object_store(tmp_path / "store") as (address, asked), credentials(address):
+        yield place("s3://scans/study"), asked
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("version", ["0.5", "0.4"])
-def test_the_browser_draws_grey_values_and_classes_in_their_colours(tmp_path, capsys, version):
+@pytest.mark.parametrize("version", ["0.5", "0.4", "0.5 in a bucket"])
+def test_the_browser_draws_grey_values_and_classes_in_their_colours(tmp_path, capsys, version, request):
     pytest.importorskip("neuroglancer")
-    image, _ = scan(tmp_path, version)
+    folder = request.getfixturevalue("bucket")[0] if "bucket" in version else tmp_path
+    image, _ = scan(folder, version[:3])
     pyramid(image, work=Work(progress=False, resources=Resources(1, 1, 1, 2**31, "cpu", 0)))
-    address = view(tmp_path / "scan.zarr", wait=False)
+    address = view(folder / "scan.zarr", wait=False)
     assert address.startswith("http://127.0.0.1:")
     assert capsys.readouterr().out == f"{address}\n"
     # The first panel is the upper left quarter, without the bar of layers: a slice z with x to the right.
@@ -142,6 +155,24 @@ def test_layers_name_the_data_and_nothing_from_elsewhere(tmp_path):
     assert 4000 <= low < 4050
     assert 5950 < high < 6000
     files.close()
+
+
+def test_a_page_of_volumes_in_a_bucket_knows_nothing_of_the_bucket(tmp_path, bucket, capsys, monkeypatch):
+    pytest.importorskip("neuroglancer")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
+    _, labels = scan(bucket[0])
+    other = written(tmp_path / "other.zarr", labels, kind="labels")
+    address = view("s3://scans/study/scan.zarr", labels=[other], wait=False)
+    page, files = next((p, f) for p, f in module._shown if str(p) == address)
+    assert files.roots == [bucket[0] / "scan.zarr", bucket[0] / "scan.zarr/labels/classes", tmp_path / "other.zarr"]
+    state = json.dumps(page.state.to_json())
+    assert [layer["name"] for layer in json.loads(state)["layers"]] == ["scan", "classes", "other"]
+    said = state + address + "".join(map(str, capsys.readouterr()))
+    assert not [word for word in ("hush-hush", "s3:", "study", os.environ["AWS_ENDPOINT_URL"]) if word in said]
+    files.close()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(InputError, match=r"is in a bucket, and napari is given paths of files: take the other viewer"):
+        view("s3://scans/study/scan.zarr", viewer="napari", wait=False)
 
 
 def test_thick_slices_stay_thick_and_the_whole_of_them_is_seen_at_first(tmp_path):

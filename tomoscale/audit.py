@@ -15,9 +15,11 @@ from tomoscale.errors import InputError, IntegrityError
 from tomoscale.geometry import Grid, Region, three
 from tomoscale.lease import FOLDER, lease_owner
 from tomoscale.ledger import PROBABILITIES, Ledger, checksum, placed_checksum, read_plan
+from tomoscale.leftovers import Search, Tally, clear
 from tomoscale.ome import LEVEL
 from tomoscale.places import Place, place
 from tomoscale.progress import duration
+from tomoscale.refusals import size
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.watch import find_ledger
 
@@ -76,20 +78,24 @@ def in_words(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def verify(path: str | Place) -> dict[str, Any]:
+def verify(path: str | Place, *, remove_leftovers: bool = False) -> dict[str, Any]:
     """Read every finished block of a volume again and compare it with its recorded checksum.
 
     Parameters
     ----------
     path : path
         Of a volume, or of the record of a measure.
+    remove_leftovers : bool
+        Remove what killed writers left there.
 
     Returns
     -------
     dict
         ``path``, ``blocks_compared`` of ``blocks``, all of them equal to what was written, and whether the run is
         ``finished``. Of the record of a measure each block's counts are compared with their checksum. Where the run kept
-        probabilities beside its labels, these are compared as well: ``probabilities_compared`` volumes.
+        probabilities beside its labels, these are compared as well: ``probabilities_compared`` volumes. Beside that
+        ``leftovers`` of killed writers and ``strays``, which are no part of the volume (`tomoscale.leftovers`): neither
+        is damage.
 
     Raises
     ------
@@ -97,16 +103,23 @@ def verify(path: str | Place) -> dict[str, Any]:
         If there is no record, or the run is not finished.
     IntegrityError
         If blocks are missing, damaged, or not what was written; the message names them.
+    PlanError
+        If something is to be removed and a run is writing.
     """
     path = place(path)
     folder = _record_of(path)
-    ledger, plan = Ledger.load(folder), read_plan(folder)
     # Not by the plan, which may have been changed: the record of a volume lies in it.
-    if folder.name != FOLDER:
-        finished = ledger.sealed()
+    volume = open_zarr(path, unfinished=True) if folder.name == FOLDER else None
+    # Before the record is read: a run that ends meanwhile is not held against what it had not recorded then.
+    finished = (folder / "sealed.json").exists() if volume is None else volume.finished
+    ledger, plan = Ledger.load(folder), read_plan(folder)
+    beside = _leftovers(path, folder, plan, remove_leftovers)
+    if volume is None:
+        finished = finished and ledger.sealed()
         done, total = int(ledger.done.sum()), int(ledger.done.size)
-        return {"path": str(path), "blocks_compared": done, "blocks": total, "finished": finished or done == total}
-    volume, grid = open_zarr(path, unfinished=True), _grid_of(folder, plan)
+        finished = finished or done == total
+        return {"path": str(path), "blocks_compared": done, "blocks": total, "finished": finished, **beside}
+    grid = _grid_of(folder, plan)
     if volume.shape != grid.shape:
         raise IntegrityError(
             f"{path} has the shape {volume.shape} but was written with {grid.shape}: its metadata were changed"
@@ -119,16 +132,47 @@ def verify(path: str | Place) -> dict[str, Any]:
             f"{len(wrong)} of {len(numbers)} blocks of {path} are not what was written: {'; '.join(wrong[:3])}"
             "\nremove the volume and run its command again"
         )
-    if volume.finished:
+    if finished:
         _compare_record(volume, ledger, plan)
     kept = _compare_probabilities(path, plan, ledger, [grid.region(n) for n in numbers])
     return {
         "path": str(path),
         "blocks_compared": len(numbers),
         "blocks": len(grid),
-        "finished": volume.finished,
+        "finished": finished,
+        **beside,
         **({"probabilities_compared": kept} if kept else {}),
     }
+
+
+def verified_in_words(found: dict[str, Any]) -> dict[str, str]:
+    """Show what `verify` found to people."""
+    left, strays = found["leftovers"], found["strays"]
+    what = f"{left['removed']} removed" if left["removed"] else "nothing needs them: --remove-leftovers removes them"
+    end = "" if found["finished"] else "; the run is not finished, the same command goes on"
+    compared = f"{found['blocks_compared']} of {found['blocks']} blocks compared, all equal what was written{end}"
+    return {
+        found["path"]: compared,
+        **({"left by killed runs": f"{_listed(left)}; {what}"} if left["count"] else {}),
+        **({"not of this volume": f"{_listed(strays)}; look before you remove them"} if strays["count"] else {}),
+    }
+
+
+def _listed(found: dict[str, Any]) -> str:
+    more = f" and {found['count'] - len(found['paths'])} more" if found["count"] > len(found["paths"]) else ""
+    return f"{found['count']} ({size(found['bytes'])}): {', '.join(found['paths'])}{more}"
+
+
+def _leftovers(path: Place, folder: Place, plan: dict[str, Any], remove: bool) -> dict[str, Any]:
+    """What killed writers left of a volume and of the probabilities kept with it, and what is no part of them."""
+    kept = _probabilities_folder(path, plan)
+    volumes = [] if kept is None else [f for f in kept.iterdir() if f.name.endswith(".zarr")]
+    searches = [Search(root, folder) for root in (path, *sorted(volumes, key=str))]
+    left, strays = Tally(), Tally()
+    for found in (one for search in searches for one in search.leftovers()):
+        (strays if found.stray else left).add(found)
+    removed = clear(searches) if remove else 0
+    return {"leftovers": {**left.told(), "removed": removed}, "strays": strays.told()}
 
 
 def _record_of(path: Place) -> Place:
@@ -184,12 +228,10 @@ def _compare_record(volume: Volume, ledger: Ledger, plan: dict[str, Any]) -> Non
 
 def _compare_probabilities(path: Place, plan: dict[str, Any], ledger: Ledger, regions: list[Region]) -> int:
     """Hold the volumes of probabilities that a run filled against the checksums in its ledger; return how many."""
-    said = next((p[PROBABILITIES] for p in plan["step"].values() if PROBABILITIES in p), None)
-    recorded = ledger.counts.get(PROBABILITIES)
+    said, recorded = _said_of_probabilities(plan), ledger.counts.get(PROBABILITIES)
     if said is None or recorded is None:
         return 0
-    # Both may have been moved together.
-    folder = next((f for f in (place(said["folder"]), path.parent / place(said["folder"]).name) if f.exists()), None)
+    folder = _probabilities_folder(path, plan)
     if folder is None:
         raise IntegrityError(f"the probabilities kept with {path} are gone: {said['folder']} does not exist")
     for number, wanted in enumerate(recorded.tolist()):
@@ -208,6 +250,19 @@ def _compare_probabilities(path: Place, plan: dict[str, Any], ledger: Ledger, re
                 f"{found[0]} holds other probabilities than were written with {path}: remove both and run the command again"
             )
     return len(recorded)
+
+
+def _said_of_probabilities(plan: dict[str, Any]) -> Any:
+    steps = plan["step"].values() if isinstance(plan["step"], dict) else ()
+    said = next((p[PROBABILITIES] for p in steps if isinstance(p, dict) and PROBABILITIES in p), None)
+    return said if isinstance(said, dict) and isinstance(said.get("folder"), str) else None
+
+
+def _probabilities_folder(path: Place, plan: dict[str, Any]) -> Place | None:
+    """Folder of the probabilities that a run kept; both may have been moved together."""
+    said = _said_of_probabilities(plan)
+    folders = [] if said is None else [place(said["folder"]), path.parent / place(said["folder"]).name]
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def _compare(volume: Volume, grid: Grid, number: int, ledger: Ledger) -> str | None:

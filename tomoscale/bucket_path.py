@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from tomoscale.bucket_client import Bucket, Stored, client_of, library
 
@@ -20,6 +20,14 @@ METADATA = ("zarr.json", ".zgroup", ".zattrs")
 DELETED_AT_ONCE = 1000
 PROBE = ".probe"
 """Ending of objects with which a server is tried (`tomoscale.bucket_conditions`)."""
+
+
+class Part(NamedTuple):
+    """Part of a file or an object: its size as a whole, which bytes of it are meant, and these, piece by piece."""
+
+    size: int
+    span: range
+    pieces: Iterator[bytes]
 
 
 @dataclass(frozen=True, order=True)
@@ -145,6 +153,30 @@ class BucketPath:
             found = library().get(client_of(self.bucket), self.key, options={"range": (0, n_bytes)})
             return int(found.meta["size"]), bytes(found.bytes())
 
+    def read_part(self, wanted: slice, piece_bytes: int) -> Part:
+        """Bytes of an object in pieces of so many bytes, or a little more, as they come; asked for once."""
+        if wanted.stop is not None and wanted.stop <= wanted.start:
+            return self.part(wanted)
+        try:
+            with _translated(self):
+                found = library().get(client_of(self.bucket), self.key, options=_range_option(wanted))
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            # To ask for what lies behind its end is an error, and the library does not say which.
+            part = self.part(wanted)
+            if part.span:
+                raise
+            return part
+        return Part(int(found.meta["size"]), range(*found.range), self._pieces(found, piece_bytes))
+
+    def part(self, wanted: slice) -> Part:
+        """Which bytes of an object there are in a part of it; none is read."""
+        stored = self.stored()
+        if stored is None:
+            raise FileNotFoundError(2, "there is no such object", str(self))
+        return Part(stored.size, range(stored.size)[wanted], iter(()))
+
     def read_parts(self, starts: list[int], n_bytes: int) -> list[bytes]:
         """So many bytes of an object from each of some places on."""
         with _translated(self):
@@ -198,6 +230,10 @@ class BucketPath:
             with _translated(self), suppress(FileNotFoundError):
                 library().delete(client_of(self.bucket), keys[first : first + DELETED_AT_ONCE])
 
+    def _pieces(self, found: Any, piece_bytes: int) -> Iterator[bytes]:
+        with _translated(self):
+            yield from map(bytes, found.stream(min_chunk_size=piece_bytes))
+
     def _put(self, data: bytes, mode: Any) -> str:
         with _translated(self):
             result = library().put(client_of(self.bucket), self.key, data, mode=mode, use_multipart=False)
@@ -208,6 +244,15 @@ class BucketPath:
         if stored is None or stored.size != len(data) or self.read_bytes() != data:
             return None
         return stored.version
+
+
+def _range_option(wanted: slice) -> dict[str, Any]:
+    """Bytes of an object as the library is told of them."""
+    if wanted.stop is not None:
+        return {"range": (wanted.start, wanted.stop)}
+    if wanted.start is None:
+        return {}
+    return {"range": {"suffix": -wanted.start} if wanted.start < 0 else {"offset": wanted.start}}
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def read_json(
         (or `error`) if the file cannot be read, is larger than `MAX_JSON_BYTES`, is nested too deep, or is no JSON object.
     """
     try:
-        size, content = _content(path)
+        size, content = bounded_content(path)
         value = None if content is None else json.loads(content)
     except PermissionError:
         raise error(f"{path}: no permission to read it") from None
@@ -49,8 +49,8 @@ def read_json(
     return value
 
 
-def _content(path: Place) -> tuple[int | None, bytes | None]:
-    """Size of a file, and its bytes if they are not too many; no size where it is no file: a pipe would be waited for."""
+def bounded_content(path: Place) -> tuple[int | None, bytes | None]:
+    """Size of a file, and its bytes if that is at most `MAX_JSON_BYTES`; no size where it is no file: a pipe would be waited for."""
     if isinstance(path, BucketPath):
         return path.read(MAX_JSON_BYTES)
     if path.exists() and not path.is_file():

@@ -1,8 +1,9 @@
 """Look at a volume and its labels in a viewer.
 
-Neuroglancer runs in the browser and reads chunks, of the level that the screen can show, from a small server of files.
-Both that and the server of the program itself listen on 127.0.0.1 alone, behind a token that only the address holds,
-since other users of the machine reach 127.0.0.1 too. Nothing is loaded from elsewhere. napari is started as a program.
+Neuroglancer runs in the browser and reads chunks, of the level that the screen can show, from a small server of files,
+which fetches those of a volume in a bucket. Both that and the server of the program itself listen on 127.0.0.1 alone,
+behind a token that only the address holds, since other users of the machine reach 127.0.0.1 too. Nothing is loaded from
+elsewhere. napari is started as a program.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.file_server import HOST, FileServer
 from tomoscale.formats import opened
 from tomoscale.ome import level_paths, multiscales
+from tomoscale.places import Place
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.zarr_group import labels_of
 from tomoscale.zarr_metadata import read_node
@@ -39,9 +41,9 @@ _shown: list[Any] = []
 
 
 def view(
-    source: Volume | str | Path,
+    source: Volume | str | Place,
     *,
-    labels: Sequence[Volume | str | Path] = (),
+    labels: Sequence[Volume | str | Place] = (),
     viewer: Literal["neuroglancer", "napari"] = "neuroglancer",
     port: int = 0,
     wait: bool = True,
@@ -51,7 +53,7 @@ def view(
     Parameters
     ----------
     source : Volume or path
-        An OME-Zarr volume; label images in its group are shown too.
+        An OME-Zarr volume, on a file system or at ``s3://``; label images in its group are shown too.
     labels : sequence of Volume or path
         Other label volumes on the same grid.
     viewer : "neuroglancer" or "napari"
@@ -90,6 +92,12 @@ def view(
 
 
 def _in_napari(volumes: list[Volume], wait: bool) -> str:
+    for volume in volumes:
+        if isinstance(_folder(volume), BucketPath):
+            raise InputError(
+                f"{volume.name} is in a bucket, and napari is given paths of files: take the other viewer (neuroglancer), or "
+                "copy the volume to a file system"
+            )
     command = [sys.executable, "-m", "napari", *(str(_folder(v)) for v in volumes)]
     process = subprocess.Popen(command)
     if wait:
@@ -176,7 +184,7 @@ def grey_window(volume: Volume) -> tuple[float, float]:
     return (low, high) if low < high else (low, low + 1)
 
 
-def _zarr_volume(source: Volume | str | Path) -> Volume:
+def _zarr_volume(source: Volume | str | Place) -> Volume:
     """Open a volume that viewers read as it lies on disk."""
     volume = opened(source)
     storage = volume.storage
@@ -187,15 +195,11 @@ def _zarr_volume(source: Volume | str | Path) -> Volume:
     return volume
 
 
-def _folder(volume: Volume) -> Path:
+def _folder(volume: Volume) -> Place:
     """Folder that a viewer is given: of the whole image if the volume is its full resolution, else of the array."""
     storage = volume.storage
     assert isinstance(storage, ZarrArray)
-    levels = _levels(volume)
-    folder = storage.directory if levels else storage.folder
-    if isinstance(folder, BucketPath):
-        raise InputError(f"{volume.name} is in a bucket, and viewers are served files: copy it to a file system first")
-    return folder
+    return storage.directory if _levels(volume) else storage.folder
 
 
 def _levels(volume: Volume) -> list[str]:

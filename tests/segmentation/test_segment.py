@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -220,6 +221,11 @@ def test_verify_finds_damaged_probabilities(models, tmp_path, name):
     found = verify(target)
     assert found["probabilities_compared"] == len(load_bundle(models / name).classes)
     assert found == {**found, "finished": True, "blocks_compared": found["blocks"]}
+    assert found["leftovers"]["count"] == found["strays"]["count"] == 0
+    (folder / "0_class_0.zarr/0/c/0/0/0_93f71b68a33e5b17.__lock").touch()
+    assert verify(target)["leftovers"]["count"] == 0, "whoever makes the labels may be writing it"
+    os.utime(folder / "0_class_0.zarr/0/c/0/0/0_93f71b68a33e5b17.__lock", (0, 0))
+    assert verify(target, remove_leftovers=True)["leftovers"]["removed"] == 1
     shutil.copytree(tmp_path / "here", tmp_path / "moved")
     shutil.rmtree(folder)
     with pytest.raises(IntegrityError, match=r"the probabilities kept with .* are gone"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscale.cli import values
-from tomoscale.cli.command import Command, option
+from tomoscale.cli.command import Command, flag, option
 from tomoscale.cli.volume_options import DATASET, RAW, VOXEL_SIZE, raw_layout
 
 
@@ -44,19 +44,16 @@ def _status_in_words(found: dict[str, Any]) -> dict[str, str]:
     return audit.in_words(found)
 
 
-def _verify(path: Path) -> Any:
+def _verify(path: Path, *, remove_leftovers: bool) -> Any:
     from tomoscale import audit
 
-    return audit.verify(path)
+    return audit.verify(path, remove_leftovers=remove_leftovers)
 
 
 def _verified(found: dict[str, Any]) -> dict[str, str]:
-    end = "" if found["finished"] else "; the run is not finished, the same command goes on"
-    return {
-        found[
-            "path"
-        ]: f"{found['blocks_compared']} of {found['blocks']} blocks compared, all equal what was written{end}"
-    }
+    from tomoscale import audit
+
+    return audit.verified_in_words(found)
 
 
 COMMANDS = (
@@ -109,7 +106,10 @@ COMMANDS = (
         "compare every stored block with its recorded checksum",
         "tomoscale verify labels.zarr",
         _verify,
-        (option("path", type=values.input_path, help="a volume, or a results folder"),),
+        (
+            option("path", type=values.input_path, help="a volume, or a results folder"),
+            flag("--remove-leftovers", "remove what killed runs left there; refused while a run writes"),
+        ),
         step=True,
         show=_verified,
     ),
