@@ -19,9 +19,9 @@ from tomoscale.leftovers import Search, Tally, clear
 from tomoscale.ome import LEVEL
 from tomoscale.places import Place, place
 from tomoscale.progress import duration
-from tomoscale.refusals import size
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.watch import find_ledger
+from tomoscale.words import size
 
 
 def status(path: str | Place) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from tomoscale.formats import open_volume
 from tomoscale.geometry import Spacing
 from tomoscale.notebook.preview import levels_of
 from tomoscale.notebook.probe import Probe, read_probe
-from tomoscale.refusals import shape_text, size
 from tomoscale.report.page import length, percent
 from tomoscale.volume import Volume, ZarrArray
 from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.watch import run_state
+from tomoscale.words import shape_text, size
 
 if TYPE_CHECKING:
     from tomoscale.formats.raw_layout import RawLayout

@@ -15,10 +15,11 @@ from tomoscale.ledger import read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.places import Place, absolute
 from tomoscale.projection import Plan
-from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target, shape_text
+from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
 from tomoscale.volume import Kind, Volume, ZarrArray, create_volume
+from tomoscale.words import shape_text
 
 __all__ = ["Plan", "begun_block", "ledger_folder", "plan_map", "plan_measure"]
 

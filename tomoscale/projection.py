@@ -15,11 +15,11 @@ import tomoscale
 from tomoscale.geometry import Block, Grid, Halo, Shape
 from tomoscale.own_code import own_code
 from tomoscale.places import Place
-from tomoscale.refusals import shape_text, size
 from tomoscale.resources import Resources, bytes_of_a_process
 from tomoscale.spans import Axis, decoded_along, lengths_along, read_along
 from tomoscale.step import Kernel, Measure, make_block
 from tomoscale.volume import Volume
+from tomoscale.words import shape_text, size
 
 Step = Kernel | tuple[Measure, ...]
 

@@ -12,6 +12,7 @@ from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import AXES, Shape, three
 from tomoscale.volume import Volume
+from tomoscale.words import shape_text, size
 
 if TYPE_CHECKING:
     from tomoscale.projection import Plan
@@ -85,27 +86,6 @@ def check_memory(plan: Plan, draft: Callable[[Shape], Plan], unit: Shape) -> Non
         f"{plan.name}: a process needs {size(needed)} of {what} (blocks of {shape_text(block)} voxels, read as up to "
         f"{plan.padded_voxels} voxels, {plan.resources.slots} at once) but has {size(allowed)}; {way_out}"
     )
-
-
-def size(n_bytes: float) -> str:
-    """Bytes in words.
-
-    Examples
-    --------
-    >>> size(3 * 2**30)
-    '3.0 GiB'
-    """
-    value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError
-
-
-def shape_text(shape: Shape) -> str:
-    """Shape in words."""
-    return " x ".join(str(n) for n in shape)
 
 
 def _agree(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

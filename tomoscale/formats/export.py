@@ -27,8 +27,8 @@ from tomoscale.formats.container import (
 )
 from tomoscale.formats.tiff import is_tiff_name
 from tomoscale.geometry import AXES, Region, Shape, region_shape, three
-from tomoscale.refusals import size
 from tomoscale.volume import Volume
+from tomoscale.words import size
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
 
 PIECE_BYTES = 64 * 2**20

@@ -15,8 +15,8 @@ from tomoscale.block_states import AGAIN, ASIDE, DONE, RUNNING, STATES, WAITING,
 from tomoscale.geometry import AXES
 from tomoscale.notebook.look import img
 from tomoscale.places import Place
-from tomoscale.refusals import shape_text
 from tomoscale.report.page import integer, text
+from tomoscale.words import shape_text
 
 FIELDS = 48
 """Most fields along a side of a picture; of more blocks, several share one."""

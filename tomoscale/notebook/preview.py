@@ -19,9 +19,9 @@ from tomoscale.notebook.look import PIXELS, Look, histogram, img, picture
 from tomoscale.notebook.thinned import BUDGET_BYTES, SECONDS, Thinned, plane_bytes, read_thinned
 from tomoscale.ome import level_paths, multiscales
 from tomoscale.places import Place, path_inside
-from tomoscale.refusals import shape_text, size
 from tomoscale.report.page import length, text
 from tomoscale.volume import Volume, ZarrArray, open_zarr
+from tomoscale.words import shape_text, size
 from tomoscale.zarr_metadata import read_node
 
 _MAX_LEVELS = 32

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from tomoscale.geometry import AXES, Region
-from tomoscale.refusals import shape_text, size
 from tomoscale.report.page import text
+from tomoscale.words import shape_text, size
 
 if TYPE_CHECKING:
     from tomoscale.projection import Plan

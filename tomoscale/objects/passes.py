@@ -38,8 +38,8 @@ from tomoscale.objects.pieces import Selection, pieces
 from tomoscale.parts import scratch
 from tomoscale.places import Place, replace_text
 from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map, plan_measure
-from tomoscale.refusals import size
 from tomoscale.volume import Kind, LabelClass, Volume, open_zarr
+from tomoscale.words import size
 from tomoscale.work import Work
 
 Decide = Callable[[Tables, Joined, Path], Mapping[str, Any]]

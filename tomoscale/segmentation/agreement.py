@@ -12,10 +12,10 @@ import numpy as np
 from tomoscale.arrays import Array, to_device, to_host
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Block, Grid, Shape
-from tomoscale.refusals import shape_text, size
 from tomoscale.resources import PROCESS_BYTES, this_machine
 from tomoscale.segmentation.task import Task
 from tomoscale.step import Counts
+from tomoscale.words import shape_text, size
 from tomoscale.work import Work
 
 SAMPLES = 8

@@ -14,13 +14,13 @@ from tomoscale.ledger import read_plan
 from tomoscale.parts import parts_of
 from tomoscale.places import Place
 from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map
-from tomoscale.refusals import shape_text, size
 from tomoscale.segmentation.fusion import Fusion, Outputs
 from tomoscale.segmentation.slabs import block_of, tally_by_slabs
 from tomoscale.segmentation.stacked import stacked
 from tomoscale.segmentation.window_count import window_voxels
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume
+from tomoscale.words import shape_text, size
 from tomoscale.work import Work
 
 BYTES_PER_WINDOW_VOXEL = 500
