@@ -14,10 +14,11 @@ from tomoscale.engine import bounds
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.geometry import Grid, Region, three
 from tomoscale.lease import FOLDER, lease_owner
-from tomoscale.ledger import PROBABILITIES, Ledger, checksum, placed_checksum, read_plan
+from tomoscale.ledger import PROBABILITIES, Ledger, checksum, placed_checksum
 from tomoscale.leftovers import Search, Tally, clear
 from tomoscale.ome import LEVEL
 from tomoscale.places import Place, place
+from tomoscale.plan_record import read_plan
 from tomoscale.progress import duration
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.watch import find_ledger

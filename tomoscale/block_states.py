@@ -20,8 +20,8 @@ from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import IntegrityError
 from tomoscale.geometry import Grid, three
 from tomoscale.lease import lease_owner
-from tomoscale.ledger import read_plan
 from tomoscale.places import Place
+from tomoscale.plan_record import read_plan
 
 WAITING, DONE, RUNNING, AGAIN, ASIDE = range(5)
 STATES = ("waiting", "done", "running", "to be tried again", "set aside")

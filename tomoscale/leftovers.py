@@ -5,12 +5,13 @@
     .NAME.HOST.PID.RANDOM.partial    draft of a file or a folder (`tomoscale.drafts`), also beside the volume
     0_RANDOM.__lock                  half a shard, as tensorstore writes it
     .RANDOM.time                     question for the time of a server (`tomoscale.places`)
+    .RANDOM.probe                    whether a server keeps conditions (`tomoscale.bucket_conditions`)
 
 These are left over once their writer is gone: its process has ended, nobody runs on the array, or where neither is known
 nothing was written to them for `SILENT_SECONDS`. All else that belongs to no array, group or record is a stray: who put it there may want it, so
 it is named and never removed. Arrays and groups of other programs in the same folder are passed over.
 
-Objects of a bucket appear whole, so there only questions for the time are left over. This program sends no object in
+Objects of a bucket appear whole, so there only such questions are left over. This program sends no object in
 several parts; what others began to send so and did not end is not seen, since no library used here lists it.
 """
 
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tomoscale.bucket_client import Stored
-from tomoscale.bucket_path import BucketPath
+from tomoscale.bucket_path import PROBE, BucketPath
 from tomoscale.drafts import SILENT_SECONDS, is_abandoned, remove
 from tomoscale.errors import InputError
 from tomoscale.lease import FOLDER, lease_owner, take_lease
@@ -39,7 +40,7 @@ from tomoscale.zarr_metadata import NODES, Node, read_node
 SHOWN = 5
 """Paths that are told; the others are counted."""
 _DRAFT = re.compile(r"\..+\.\d+\.[0-9a-f]{12}\.partial")
-_TEMPORARY = re.compile(rf"{_DRAFT.pattern}|.+\.__lock|\.[0-9a-f]{{12}}\.time")
+_TEMPORARY = re.compile(rf"{_DRAFT.pattern}|.+\.__lock|\.[0-9a-f]{{12}}(\.time|{re.escape(PROBE)})")
 _METADATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 _RECORD = re.compile(
     r"(plan|failures|sealed)\.json|blocks\.log|blocks/\d{9}\.frame|progress\.jsonl|lease\.\d{6,12}\.json"

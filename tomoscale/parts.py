@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tomoscale.bucket_path import BucketPath
-from tomoscale.ledger import read_plan, refuse_other_plan
 from tomoscale.places import Place
 from tomoscale.plan import ledger_folder
+from tomoscale.plan_record import read_plan, refuse_other_plan
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
 

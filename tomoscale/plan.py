@@ -11,9 +11,9 @@ from tomoscale.blocking import CHUNK_VOXELS, choose_block, chunk_for, shard_of, 
 from tomoscale.errors import InputError
 from tomoscale.geometry import Grid, Region, Shape, Spacing, three
 from tomoscale.lease import FOLDER
-from tomoscale.ledger import read_plan
 from tomoscale.ome import LEVEL
 from tomoscale.places import Place, absolute
+from tomoscale.plan_record import read_plan
 from tomoscale.projection import Plan
 from tomoscale.refusals import check_agreement, check_alignment, check_memory, check_target
 from tomoscale.resources import Resources, this_machine

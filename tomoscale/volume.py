@@ -27,8 +27,9 @@ from tomoscale.ome import (
 from tomoscale.places import absolute, is_bucket
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
 from tomoscale.voxels import Storage, Volume
-from tomoscale.zarr_array import ZarrArray, look_again
+from tomoscale.zarr_array import ZarrArray
 from tomoscale.zarr_group import FoundArray, check_label, find_array, image_of
+from tomoscale.zarr_handles import look_again
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
 
 __all__ = ["Kind", "LabelClass", "MemoryArray", "Storage", "Volume", "ZarrArray", "create_volume", "open_zarr"]

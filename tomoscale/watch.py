@@ -16,10 +16,11 @@ from typing import Any, TypeGuard
 from tomoscale.block_states import last_line
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.lease import FOLDER, lease_owner
-from tomoscale.ledger import Ledger, read_plan
+from tomoscale.ledger import Ledger
 from tomoscale.notebook.curves import TrainingState, is_training, training_state
 from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
+from tomoscale.plan_record import read_plan
 from tomoscale.progress import Display, duration, in_notebook, make_display
 
 

@@ -17,9 +17,10 @@ from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.geometry import Shape
 from tomoscale.hanging import HANGING_SECONDS
 from tomoscale.lease import lease_owner
-from tomoscale.ledger import Ledger, read_plan
+from tomoscale.ledger import Ledger
 from tomoscale.places import Place, place, remove_tree
 from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
+from tomoscale.plan_record import read_plan
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
 from tomoscale.volume import Volume

@@ -13,7 +13,7 @@ import zarr
 
 from tests.formats.object_store import object_store, running
 from tests.world import volume_at
-from tomoscale import bucket_client, bucket_conditions, zarr_array, zarr_objects
+from tomoscale import bucket_client, bucket_conditions, zarr_handles, zarr_objects
 from tomoscale.bucket_path import BucketPath
 from tomoscale.cli import main
 from tomoscale.commands import clean
@@ -31,13 +31,13 @@ def few_tries(monkeypatch):
     for name, value in {"ACCESS_KEY_ID": "name", "SECRET_ACCESS_KEY": "word", "REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(bucket_client, "RETRIES", 3)
-    monkeypatch.setattr(zarr_array, "RETRIES", 3)
+    monkeypatch.setattr(zarr_handles, "RETRIES", 3)
     bucket_client.client_of.cache_clear()
-    zarr_array._open.cache_clear()
-    zarr_array._context.cache_clear()
+    zarr_handles._open.cache_clear()
+    zarr_handles._context.cache_clear()
     yield
     bucket_client.client_of.cache_clear()
-    zarr_array._context.cache_clear()
+    zarr_handles._context.cache_clear()
 
 
 @pytest.fixture

@@ -31,13 +31,13 @@ from tomoscale.drafts import new_draft_of, remove
 from tomoscale.errors import InputError, IntegrityError, PlanError
 from tomoscale.geometry import Grid, Shape
 from tomoscale.json_files import read_json
-from tomoscale.ledger import refuse_other_plan
 from tomoscale.objects.joining import NODE_BYTES, Joined, Tables, join
 from tomoscale.objects.painting import KEPT, STARTS, VALUES, painting
 from tomoscale.objects.pieces import Selection, pieces
 from tomoscale.parts import scratch
 from tomoscale.places import Place, replace_text
 from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map, plan_measure
+from tomoscale.plan_record import refuse_other_plan
 from tomoscale.volume import Kind, LabelClass, Volume, open_zarr
 from tomoscale.words import size
 from tomoscale.work import Work

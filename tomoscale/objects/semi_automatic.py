@@ -30,7 +30,6 @@ from tomoscale.formats import Source, opened
 from tomoscale.geometry import Block, Halo
 from tomoscale.kernels.gradient import gradient_magnitude
 from tomoscale.kernels.ranges import Range, classes_of_ranges
-from tomoscale.ledger import read_plan
 from tomoscale.measures.greys import HALF, values_of
 from tomoscale.measures.intensity import histogram
 from tomoscale.measures.otsu import otsu_thresholds
@@ -41,6 +40,7 @@ from tomoscale.objects.watershed import identity, watershed
 from tomoscale.parts import finished_before, made_of, parts_of
 from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
+from tomoscale.plan_record import read_plan
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Counts, Kernel
 from tomoscale.volume import Volume, open_zarr

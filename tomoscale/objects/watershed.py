@@ -21,13 +21,13 @@ from tomoscale.geometry import Block, Grid
 from tomoscale.kernels.filters import first_true, write_start
 from tomoscale.kernels.flood import FLOOD_BYTES, Shell, flood
 from tomoscale.kernels.row_runs import Connectivity
-from tomoscale.ledger import read_plan
 from tomoscale.measures.greys import COUNTED_TYPES, keys_of
 from tomoscale.objects.pieces import Selection
 from tomoscale.objects.rounds import Arrays, Borders, Settled, State, painting, run_rounds, with_block
 from tomoscale.parts import finished_before, parts_of
 from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
+from tomoscale.plan_record import read_plan
 from tomoscale.refusals import check_agreement
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work, refuse_own_source

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Shape, three
-from tomoscale.ledger import read_plan
 from tomoscale.parts import parts_of
 from tomoscale.places import Place
 from tomoscale.plan import Plan, begun_block, ledger_folder, plan_map
+from tomoscale.plan_record import read_plan
 from tomoscale.segmentation.fusion import Fusion, Outputs
 from tomoscale.segmentation.slabs import block_of, tally_by_slabs
 from tomoscale.segmentation.stacked import stacked

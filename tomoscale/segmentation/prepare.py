@@ -10,12 +10,12 @@ from tomoscale.errors import InputError
 from tomoscale.geometry import AXES
 from tomoscale.kernels.network import Runtime
 from tomoscale.kernels.scaling import Scaling
-from tomoscale.ledger import read_plan
 from tomoscale.networks.bundle import Bundle, load_bundle
 from tomoscale.normalisation import scaling_unless_done
 from tomoscale.parts import parts_of
 from tomoscale.places import Place
 from tomoscale.plan import ledger_folder
+from tomoscale.plan_record import read_plan
 from tomoscale.segmentation.agreement import measured_agreement
 from tomoscale.segmentation.task import Task
 from tomoscale.segmentation.tolerance import with_tolerance

@@ -17,7 +17,6 @@ import tomoscale
 from tomoscale.errors import InputError
 from tomoscale.formats import Source, opened
 from tomoscale.geometry import Grid, Spacing
-from tomoscale.ledger import read_plan
 from tomoscale.measures.intercepts import intercepts
 from tomoscale.measures.thickness_histogram import filled, thickness_histogram
 from tomoscale.measures.topology import configurations
@@ -28,6 +27,7 @@ from tomoscale.objects.object_values import OUTER, VOXELS, ObjectValues, joined,
 from tomoscale.objects.thickness import Cleanup, Correction, mid_axes, thickness
 from tomoscale.places import replace_text
 from tomoscale.plan import begun_block, ledger_folder
+from tomoscale.plan_record import read_plan
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Measure
 from tomoscale.studies.bone_numbers import MAPS, Found, axes_of, caveats, conventions, numbers_of
