@@ -20,6 +20,7 @@ from ome_zarr.reader import Reader
 from ome_zarr_models import v04, v05
 
 from tests.blocks import map_whole
+from tomoscale.audit import verify
 from tomoscale.errors import BlocksFailed, InputError, IntegrityError, PlanError
 from tomoscale.kernels.coarsen import mean_cells, mode_cells
 from tomoscale.kernels.filters import cast
@@ -277,6 +278,21 @@ def test_a_lost_shard_of_a_level_is_an_error_and_never_zeros(tmp_path):
     for path, array in (("scan.zarr", "labels/classes/2"), ("scan.zarr/labels/classes/2", None)):
         with pytest.raises(IntegrityError, match="2/c/0/0/0 or a chunk in it is missing"):
             open_zarr(tmp_path / path, array=array).read()
+
+
+def test_verify_looks_at_levels_with_their_volume_and_alone(tmp_path):
+    values = np.random.default_rng(0).integers(0, 250, (16, 64, 600)).astype(np.uint8)
+    source = Volume(MemoryArray(values), SIZE_UM)
+    base = work().map(cast(np.uint8), source, tmp_path / "v.zarr")
+    pyramid(base, work=work())
+    assert verify(tmp_path / "v.zarr")["levels_compared"] == 2
+    assert verify(tmp_path / "v.zarr" / "1")["finished"]
+    shard = next(f for f in (tmp_path / "v.zarr" / "1" / "c").rglob("*") if f.is_file())
+    changed = bytearray(shard.read_bytes())
+    changed[len(changed) // 3] ^= 16
+    shard.write_bytes(changed)
+    with pytest.raises(IntegrityError, match=r"1 of . blocks of .*v\.zarr/1 are not what was written"):
+        verify(tmp_path / "v.zarr")
 
 
 def test_labels_get_as_many_levels_as_their_image_whichever_is_given(tmp_path):

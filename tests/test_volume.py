@@ -439,7 +439,7 @@ def test_a_voxel_size_that_is_none_is_refused(tmp_path, size):
 def test_a_voxel_size_that_disagrees_is_refused(tmp_path):
     small(tmp_path / "v.zarr", voxel_size_um=5)
     assert open_zarr(tmp_path / "v.zarr", voxel_size_um=5.004).voxel_size_um == (5.004, 5.004, 5.004)
-    with pytest.raises(InputError, match=r"\(5.0, 5.0, 5.1\) was given but the file states \(5.0, 5.0, 5.0\)"):
+    with pytest.raises(InputError, match=r"5 x 5 x 5\.1 µm was given but the file states 5 x 5 x 5 µm"):
         open_zarr(tmp_path / "v.zarr", voxel_size_um=(5.0, 5.0, 5.1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from tomoscale.plan_record import read_plan
 from tomoscale.progress import duration
 from tomoscale.volume import Volume, ZarrArray, open_zarr
 from tomoscale.watch import find_ledger
-from tomoscale.words import size
 
 
 def status(path: str | Place) -> dict[str, Any]:
@@ -94,7 +94,8 @@ def verify(path: str | Place, *, remove_leftovers: bool = False) -> dict[str, An
     dict
         ``path``, ``blocks_compared`` of ``blocks``, all of them equal to what was written, and whether the run is
         ``finished``. Of the record of a measure each block's counts are compared with their checksum. Where the run kept
-        probabilities beside its labels, these are compared as well: ``probabilities_compared`` volumes. Beside that
+        probabilities beside its labels, these are compared as well: ``probabilities_compared`` volumes. So are its coarser
+        levels: ``levels_compared``. Beside that
         ``leftovers`` of killed writers and ``strays``, which are no part of the volume (`tomoscale.leftovers`): neither
         is damage.
 
@@ -120,7 +121,25 @@ def verify(path: str | Place, *, remove_leftovers: bool = False) -> dict[str, An
         done, total = int(ledger.done.sum()), int(ledger.done.size)
         finished = finished or done == total
         return {"path": str(path), "blocks_compared": done, "blocks": total, "finished": finished, **beside}
-    grid = _grid_of(folder, plan)
+    regions = _compare_blocks(path, volume, ledger, plan)
+    if finished:
+        _compare_record(volume, ledger, plan)
+    kept = _compare_probabilities(path, plan, ledger, regions)
+    levels = _compare_levels(path)
+    return {
+        "path": str(path),
+        "blocks_compared": len(regions),
+        "blocks": plan["n_blocks"],
+        "finished": finished,
+        **beside,
+        **({"probabilities_compared": kept} if kept else {}),
+        **({"levels_compared": levels} if levels else {}),
+    }
+
+
+def _compare_blocks(path: Place, volume: Volume, ledger: Ledger, plan: dict[str, Any]) -> list[Region]:
+    """Hold the finished blocks of a volume against their checksums; return where they are."""
+    grid = _grid_of(ledger.folder or path, plan)
     if volume.shape != grid.shape:
         raise IntegrityError(
             f"{path} has the shape {volume.shape} but was written with {grid.shape}: its metadata were changed"
@@ -133,35 +152,21 @@ def verify(path: str | Place, *, remove_leftovers: bool = False) -> dict[str, An
             f"{len(wrong)} of {len(numbers)} blocks of {path} are not what was written: {'; '.join(wrong[:3])}"
             "\nremove the volume and run its command again"
         )
-    if finished:
-        _compare_record(volume, ledger, plan)
-    kept = _compare_probabilities(path, plan, ledger, [grid.region(n) for n in numbers])
-    return {
-        "path": str(path),
-        "blocks_compared": len(numbers),
-        "blocks": len(grid),
-        "finished": finished,
-        **beside,
-        **({"probabilities_compared": kept} if kept else {}),
-    }
+    return [grid.region(n) for n in numbers]
 
 
-def verified_in_words(found: dict[str, Any]) -> dict[str, str]:
-    """Show what `verify` found to people."""
-    left, strays = found["leftovers"], found["strays"]
-    what = f"{left['removed']} removed" if left["removed"] else "nothing needs them: --remove-leftovers removes them"
-    end = "" if found["finished"] else "; the run is not finished, the same command goes on"
-    compared = f"{found['blocks_compared']} of {found['blocks']} blocks compared, all equal what was written{end}"
-    return {
-        found["path"]: compared,
-        **({"left by killed runs": f"{_listed(left)}; {what}"} if left["count"] else {}),
-        **({"not of this volume": f"{_listed(strays)}; look before you remove them"} if strays["count"] else {}),
-    }
-
-
-def _listed(found: dict[str, Any]) -> str:
-    more = f" and {found['count'] - len(found['paths'])} more" if found["count"] > len(found["paths"]) else ""
-    return f"{found['count']} ({size(found['bytes'])}): {', '.join(found['paths'])}{more}"
+def _compare_levels(path: Place) -> int:
+    """Hold the coarser levels of a volume against their records; return how many there are."""
+    for number in count(1):
+        level = path / str(number)
+        folder = level / FOLDER
+        if not (folder / "plan.json").exists():
+            return number - 1
+        volume, ledger, plan = open_zarr(level, unfinished=True), Ledger.load(folder), read_plan(folder)
+        _compare_blocks(level, volume, ledger, plan)
+        if volume.finished:
+            _compare_record(volume, ledger, plan)
+    raise AssertionError
 
 
 def _leftovers(path: Place, folder: Place, plan: dict[str, Any], remove: bool) -> dict[str, Any]:
@@ -219,6 +224,8 @@ def _compare_record(volume: Volume, ledger: Ledger, plan: dict[str, Any]) -> Non
         "voxel_size_um": "voxel size",
         "layout": "layout",
     }
+    if volume.voxel_size_um is None and isinstance(volume.storage, ZarrArray) and volume.storage.inside != LEVEL:
+        del found["voxel_size_um"]  # of a coarser level the image says it, which is not looked at
     changed = [names[name] for name, value in found.items() if name in recorded and recorded[name] != value]
     if changed or "content" not in recorded:
         what = ", ".join(changed) or "mark of its end"

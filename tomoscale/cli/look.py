@@ -51,9 +51,23 @@ def _verify(path: Path, *, remove_leftovers: bool) -> Any:
 
 
 def _verified(found: dict[str, Any]) -> dict[str, str]:
-    from tomoscale import audit
+    left, strays = found["leftovers"], found["strays"]
+    what = f"{left['removed']} removed" if left["removed"] else "nothing needs them: --remove-leftovers removes them"
+    end = "" if found["finished"] else "; the run is not finished, the same command goes on"
+    end = f"{end}; coarser levels too: {found['levels_compared']}" if "levels_compared" in found else end
+    compared = f"{found['blocks_compared']} of {found['blocks']} blocks compared, all equal what was written{end}"
+    return {
+        found["path"]: compared,
+        **({"left by killed runs": f"{_listed(left)}; {what}"} if left["count"] else {}),
+        **({"not of this volume": f"{_listed(strays)}; look before you remove them"} if strays["count"] else {}),
+    }
 
-    return audit.verified_in_words(found)
+
+def _listed(found: dict[str, Any]) -> str:
+    from tomoscale.words import size
+
+    more = f" and {found['count'] - len(found['paths'])} more" if found["count"] > len(found["paths"]) else ""
+    return f"{found['count']} ({size(found['bytes'])}): {', '.join(found['paths'])}{more}"
 
 
 COMMANDS = (
