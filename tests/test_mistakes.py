@@ -279,7 +279,7 @@ SCIENCE = (
     ),
     mistake("markers of nothing", "watershed {scan} {labels} {out} --mask {bare}", 3, "mask holds no voxel"),
     mistake("a split of nothing", "split {bare} {out}", 3, "{bare}", "no voxel of the object"),
-    mistake("a split of grey values", "split {normal} {out}", 3, "{normal}", "labels or masks"),
+    mistake("a split of grey values", "split {normal} {out}", 3, "{normal}", "labels or a mask"),
     mistake("a size of unknown voxels", "resample {sizeless} {out} --voxel-size 5um", 3, "{sizeless}", "--voxel-size"),
     mistake("labels between labels", "resample {labels} {out} --voxel-size 5um --method linear", 3, "nearest"),
     mistake("a gradient of unknown voxel size", "gradient {sizeless} {out}", 3, "{sizeless}", "voxel"),

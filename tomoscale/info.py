@@ -87,10 +87,7 @@ def info(
         "finished": volume.finished,
         "state": _state(volume),
         "sample": None if sample is None else sample.summary(),
-        # What an unfinished volume lacks is no surprise, and its state says so.
-        "warnings": [*([problem] if problem else []), *(sample.warnings() if sample else [])]
-        if volume.finished
-        else [],
+        "warnings": [*([problem] if problem else []), *(sample.warnings() if sample else [])],
     }
 
 

@@ -40,7 +40,7 @@ tiny_blocks = st.tuples(st.integers(2, 5), st.integers(2, 5), st.integers(2, 6))
 
 
 def memory_volume(values: np.ndarray) -> Volume:
-    return Volume(MemoryArray(values), (1.0, 1.0, 1.0))
+    return Volume(MemoryArray(values, "labels"), (1.0, 1.0, 1.0))
 
 
 def noise(seed: int, shape: tuple[int, ...], n_labels: int, density: float) -> np.ndarray:

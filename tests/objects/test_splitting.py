@@ -130,7 +130,7 @@ def test_what_cannot_be_split_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not say how large a voxel is"):
         split_touching(stored(tmp_path / "sizeless.zarr", np.ones((3, 3, 3), bool), None), tmp_path / "d.zarr")
     grey = stored(tmp_path / "grey.zarr", np.ones((3, 3, 3), np.float32))
-    with pytest.raises(InputError, match="components are of labels or masks"):
+    with pytest.raises(InputError, match="an object is told by labels or a mask"):
         split_touching(grey, tmp_path / "e.zarr")
     with pytest.raises(InputError, match="holds uint8, but distances are float32"):
         maxima(full, tmp_path / "f.zarr", depth_um=1.0)

@@ -201,7 +201,7 @@ WRONG = {
     ),
     "markers of another shape": ({"markers": MARKERS[:-1].copy()}, "must lie on one grid"),
     "an empty mask": ({"mask": np.zeros(SHAPE, bool)}, "the mask holds no voxel"),
-    "a grey mask": ({"mask": np.zeros(SHAPE, np.float32)}, "components are of labels or masks"),
+    "a grey mask": ({"mask": np.zeros(SHAPE, np.float32)}, "an object is told by labels or a mask"),
     "no marker in the mask": ({"mask": broken(MARKERS == 0, 0, False)}, "no marker above 0 within the mask"),
     "NaN": ({"relief": broken(RELIEF, (10, 11, 12), np.nan)}, r"NaN at voxel \(10, 11, 12\) \(z, y, x\) of the relief"),
     "64 bits": ({"relief": RELIEF.astype(np.float64)}, "holds float64, but a relief is of uint8"),
