@@ -328,7 +328,7 @@ def test_importing_the_package_imports_neither_torch_nor_zarr():
 
 def test_the_program_runs_as_a_module():
     done = subprocess.run(
-        [sys.executable, "-m", "tomoscale.cli", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "tomoscale", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("tomoscale ")
 

@@ -350,13 +350,26 @@ def test_a_block_that_fails_for_want_of_memory_beside_others_is_done_alone():
     assert not on_machines(Tight(random.Random(0), clock, {}, 2), clock, 9).failures
 
 
-def test_blocks_that_all_fail_do_not_each_wait_to_be_tried_alone():
+def test_blocks_that_nearly_all_fail_do_not_each_wait_to_be_tried_alone():
     clock = [0.0]
-    machines = Machines(random.Random(0), clock, dict.fromkeys(range(200), "fail"), 4)
+    machines = Machines(random.Random(0), clock, dict.fromkeys(range(1, 200), "fail"), 4)
     driver = on_machines(machines, clock, 200)
-    assert len(driver.failures) == 200
+    assert len(driver.failures) == 199
     assert max(machines.tried.values()) == ATTEMPTS
     assert clock[0] < 200
+
+
+@pytest.mark.parametrize("good", [[], [3], [4999]])
+def test_where_all_blocks_raise_the_rest_is_not_begun(good):
+    """One block that is done, early or late, shows that the others are to blame."""
+    clock, blocks = [0.0], 5000
+    machines = Machines(random.Random(0), clock, {n: "fail" for n in range(blocks) if n not in good}, 4)
+    driver = on_machines(machines, clock, blocks)
+    tried = blocks if good == [3] else module.FAILED_AT_FIRST + 3 * machines.window
+    assert module.FAILED_AT_FIRST <= len(driver.failures) <= tried
+    assert len(machines.tried) == len(driver.failures) + driver.n_done
+    assert driver.n_done == (good == [3])
+    assert max(machines.tried.values()) == ATTEMPTS
 
 
 def test_what_ends_a_task_without_a_death_is_no_death():

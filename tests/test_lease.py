@@ -35,7 +35,9 @@ def aged(folder, seconds: float = 3600.0, **changes) -> None:
 
 def test_a_second_run_is_refused_with_the_owner_and_its_age(tmp_path):
     Ledger.start(tmp_path, PLAN, 10)
-    with pytest.raises(PlanError, match=rf"being written by process {os.getpid()} .*last sign of life 0 s ago"):
+    with pytest.raises(
+        PlanError, match=rf"being written by process {os.getpid()} on .*, which is this one .last sign of life 0 s ago"
+    ):
         Ledger.start(tmp_path, PLAN, 10)
 
 

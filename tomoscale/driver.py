@@ -27,6 +27,9 @@ from tomoscale.workers import Pool, blocks_per_task
 
 LOST_WINDOWS = 3
 """Windows of tasks lost without one that ended otherwise, after which it is seen first whether a worker lives at all."""
+FAILED_AT_FIRST = 32
+"""Blocks, and a window of tasks more, that raised while none was done yet, after which no further one is begun: the function
+is wrong, not the block."""
 LARGE_COUNTS_BYTES = 100_000
 """Counts larger than this are added on the workers before they travel."""
 COMBINED_TASKS = 8
@@ -55,7 +58,7 @@ class Driver:
         self.attempts: Counter[int] = Counter()
         self.lost_in_a_row = self.combined_in_vain = 0
         self.excused: set[Any] = set()
-        self.n_done = int(ledger.done.sum())
+        self.n_done = self.n_found = int(ledger.done.sum())
         self.voxels_done = watch.pace.done
         self.block_seconds: float | None = None
         self.looked = time.monotonic()
@@ -70,10 +73,15 @@ class Driver:
     @property
     def waiting(self) -> int:
         """Blocks that are to be tried beside others."""
-        return len(self.fresh) - self.taken + len(self.tries.again)
+        return len(self.tries.again) + (0 if self._all_raise else len(self.fresh) - self.taken)
+
+    @property
+    def _all_raise(self) -> bool:
+        """Whether many blocks of this run raised and none was done."""
+        return self.n_done == self.n_found and len(self.tries.raised) >= FAILED_AT_FIRST + self.pool.window
 
     def run(self) -> None:
-        """Compute all blocks; those that fail for good end in `failures`.
+        """Compute all blocks; those that fail for good end in `failures`. Where all raise, the rest is not begun.
 
         Raises
         ------
@@ -124,7 +132,7 @@ class Driver:
 
     def _next_blocks(self) -> list[int]:
         """Blocks of the next task; those that came back go one by one, so that each answers for itself."""
-        if self.taken == len(self.fresh):
+        if self.taken == len(self.fresh) or self._all_raise:
             return [self.tries.again.popleft()]
         group = blocks_per_task(self.waiting, self.pool, self.block_seconds)
         first, self.taken = self.taken, min(self.taken + group, len(self.fresh))

@@ -126,7 +126,8 @@ def _finish_blocks(
         pool.close()
         ledger.close(driver.failures)
     if driver.failures:
-        raise BlocksFailed(driver.failures, {n: f"block {n} ({bounds(plan.block(n).write)})" for n in driver.failures})
+        where = {n: f"block {n} ({bounds(plan.block(n).write)})" for n in driver.failures}
+        raise BlocksFailed(driver.failures, where, int(np.count_nonzero(~ledger.done)) - len(where))
     ledger.renew()
     if plan.target is not None:
         counted = {name: values.tolist() for name, values in sorted(ledger.counts.items())}

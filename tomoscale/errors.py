@@ -33,7 +33,7 @@ class Interrupted(RuntimeError):
 
 
 class BlocksFailed(RuntimeError):
-    """Some blocks failed after every retry while all others finished.
+    """Some blocks failed after every retry while all others finished, or none did and the others were not begun.
 
     Attributes
     ----------
@@ -43,14 +43,15 @@ class BlocksFailed(RuntimeError):
 
     exit_code = 5
 
-    def __init__(self, failures: dict[int, str], where: dict[int, str]) -> None:
+    def __init__(self, failures: dict[int, str], where: dict[int, str], not_begun: int = 0) -> None:
         self.failures = failures
         first = min(failures)
+        others = f"so the other {not_begun} were not begun" if not_begun else "all others are done"
         super().__init__(
-            f"{len(failures)} block{'s' if len(failures) > 1 else ''} failed, all others are done: "
+            f"{len(failures)} block{'s' if len(failures) > 1 else ''} failed, {others}: "
             f"{', '.join(where[n] for n in sorted(failures)[:4])}{' ...' if len(failures) > 4 else ''}\n"
             f"first error, in {where[first]}: {failures[first]}\n"
-            "mend the cause and give the same command again: it computes only these blocks"
+            f"mend the cause and give the same command again: it computes only {'what is not done' if not_begun else 'these blocks'}"
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -178,10 +178,12 @@ def lease_owner(folder: Place) -> str | None:
     except (ValueError, TypeError, RecursionError):
         return None  # nobody writes such a lease
     # What this process could not give back because storage failed is not in its way.
-    given_back = lease.items() >= _this_process().items() and path not in _held
+    ours = lease.items() >= _this_process().items()
+    given_back = ours and path not in _held
     if age > LEASE_SECONDS or given_back or lease.get("given_back") or _ended(lease):
         return None
-    return f"process {lease.get('process')} on {lease.get('host')} (last sign of life {age:.0f} s ago)"
+    whose = ", which is this one" if ours else ""
+    return f"process {lease.get('process')} on {lease.get('host')}{whose} (last sign of life {age:.0f} s ago)"
 
 
 def output_of(folder: Place) -> Place:

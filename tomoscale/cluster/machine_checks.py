@@ -155,7 +155,7 @@ def folder_of_results(facts: Facts) -> Iterator[Finding]:
         return
     where = f"{folder.path} ({folder.file_system or 'unknown file system'})"
     if folder.failure:
-        yield Finding("writing", "fault", folder.failure, where, "give another folder, or get the permission")
+        yield Finding("writing", "fault", folder.failure, where, "make it, give another folder, or get the permission")
     if 0 <= folder.free_bytes < LEAST_FREE_BYTES:
         yield Finding(
             "space",
