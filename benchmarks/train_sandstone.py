@@ -41,7 +41,7 @@ def main() -> None:
             )
         config.write_text(text)
         output = options.output or Path(folder) / "sandstone"
-        command = [sys.executable, "-m", "tomoscale.cli", "train", str(config), "--data", str(options.data.resolve())]
+        command = [sys.executable, "-m", "tomoscale", "train", str(config), "--data", str(options.data.resolve())]
         started = time.perf_counter()
         done = subprocess.run(
             [*command, "--output", str(output), "--json"], stdout=subprocess.PIPE, text=True, check=True

@@ -533,7 +533,7 @@ for arguments in json.load(sys.stdin):
 def start(folder: Path, *arguments: str, **how) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tomoscale.cli", *arguments],
+        [sys.executable, "-m", "tomoscale", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

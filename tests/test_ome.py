@@ -145,7 +145,7 @@ def test_a_label_changes_neither_the_identity_of_its_image_nor_the_other_way_rou
             r"has \(6, 7, 9\) voxels .* the image it is in has \(6, 7, 8\)",
         ),
         ({"kind": "labels", "ome_version": "0.4"}, InputError, "in Zarr 2, but the image it is in has .* in Zarr 3"),
-        ({"kind": "labels", "voxel_size_um": 9.0}, InputError, r"\(9.0, 9.0, 9.0\) was given but the file states"),
+        ({"kind": "labels", "voxel_size_um": 9.0}, InputError, r"9 x 9 x 9 µm was given but the file states"),
     ],
 )
 def test_a_label_that_does_not_fit_its_image_is_refused(tmp_path, options, error, message):

@@ -88,7 +88,7 @@ def test_a_voxel_size_that_is_not_stated_must_be_given(tmp_path):
     path = write_by_hand(tmp_path / "v.mha", None, ("ElementSpacing = 0.00065 0.002 0.003\n", ""))
     assert open_volume(path).voxel_size_um is None
     assert open_volume(path, voxel_size_um=2).voxel_size_um == (2.0, 2.0, 2.0)
-    with pytest.raises(InputError, match=r"voxel_size_um \(2.0, 2.0, 2.0\) was given but the file states"):
+    with pytest.raises(InputError, match=r"2 x 2 x 2 µm was given but the file states"):
         open_volume(write_by_hand(tmp_path / "w.mha"), voxel_size_um=2)
 
 

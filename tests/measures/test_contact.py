@@ -196,7 +196,7 @@ def test_arguments_that_make_no_sense_are_refused():
         surface_voxels(())
     labels = np.zeros((2, 2, 2), np.uint8)
     labels[1, 1, 1] = 4
-    with pytest.raises(InputError, match="labels holds the id 4 at z 1, y 1, x 1"):
+    with pytest.raises(InputError, match="labels holds the label 4 at z 1, y 1, x 1"):
         measure_by_blocks(faces(4), (labels,), (1, 1, 1))
 
 

@@ -32,7 +32,7 @@ def test_regions_of_a_mask_on_the_device(device):
 
 def test_a_region_that_was_not_announced_is_refused():
     labels = np.zeros((2, 2, 2), np.uint8)
-    with pytest.raises(InputError, match="roi holds the id 2 at z 0, y 0, x 0, but only 0 to 1 are expected"):
+    with pytest.raises(InputError, match="roi holds the label 2 at z 0, y 0, x 0, but only 0 to 1 are expected"):
         measure_by_blocks(fraction.roi_fractions(4), (labels, labels + 2), (2, 2, 2))
 
 

@@ -48,7 +48,7 @@ def test_an_id_that_is_no_class_is_refused_with_its_place():
     labels = np.zeros((4, 4, 4), np.uint8)
     truth = labels.copy()
     truth[3, 1, 2] = 255
-    with pytest.raises(InputError, match="truth holds the id 255 at z 3, y 1, x 2, but only 0 to 3 are expected"):
+    with pytest.raises(InputError, match="truth holds the label 255 at z 3, y 1, x 2, but only 0 to 3 are expected"):
         measure_by_blocks(overlap.confusion(4), (truth, labels), (2, 2, 2))
     counts = measure_by_blocks(overlap.confusion(4, ignore=255), (truth, labels), (2, 2, 2))["confusion"]
     assert counts.sum() == counts[0, 0] == 63

@@ -122,7 +122,7 @@ def test_an_id_out_of_range_is_refused_with_its_place(n_ids, length, at):
     values = np.zeros((2, 2, length), np.uint8)
     bad = values.copy()
     bad[1, 0, at] = n_ids
-    message = f"holds the id {n_ids} at z 11, y 20, x {30 + at}, but only 0 to {n_ids - 1}"
+    message = f"holds the label {n_ids} at z 11, y 20, x {30 + at}, but only 0 to {n_ids - 1}"
     for name, labels, other in (("labels", bad, values), ("truth", values, bad), ("roi", values, bad)):
         partner = {"labels": "truth"}.get(name, name)
         with pytest.raises(InputError, match=f"{name} {message}"):
@@ -139,7 +139,7 @@ def test_an_id_out_of_range_is_refused_with_its_place(n_ids, length, at):
 def test_an_id_is_refused_that_would_wrap_around_into_the_range(type_):
     labels = np.zeros((1, 1, 80), type_)
     labels[0, 0, 70] = 251 if type_ == "u1" else 256
-    with pytest.raises(InputError, match=f"labels holds the id {labels[0, 0, 70]} at z 0, y 0, x 70"):
+    with pytest.raises(InputError, match=f"labels holds the label {labels[0, 0, 70]} at z 0, y 0, x 70"):
         fused_label_counts(Ids("labels", labels, 2), whole(labels.shape), faces=True)
 
 
@@ -168,7 +168,7 @@ def test_masked_voxels_become_an_id_of_their_own_and_may_hold_anything():
     ids = masked(Ids("labels", labels, 2), valid)
     assert ids.n_ids == 3
     np.testing.assert_array_equal(ids.values.ravel(), [0, 1, 2, 1])
-    with pytest.raises(InputError, match="labels holds the id 9 at z 5, y 0, x 2"):
+    with pytest.raises(InputError, match="labels holds the label 9 at z 5, y 0, x 2"):
         masked(Ids("labels", labels, 2), ~valid, origin=(5, 0, 0))
 
 

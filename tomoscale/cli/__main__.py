@@ -1,8 +1,0 @@
-"""``python -m tomoscale.cli`` is ``tomoscale``."""
-
-import sys
-
-from tomoscale.cli import main
-
-if __name__ == "__main__":
-    sys.exit(main())
