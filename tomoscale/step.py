@@ -14,7 +14,7 @@ import numpy as np
 
 from tomoscale.arrays import Array, to_host
 from tomoscale.errors import PlanError
-from tomoscale.geometry import Block, Grid, Halo, Region, Shape, read_span
+from tomoscale.geometry import Block, Grid, Halo, Region, Shape, read_span, region_shape
 
 Counts = dict[str, Array]
 """Named integer arrays; the counts of a volume are the sums of the counts of its blocks."""
@@ -99,7 +99,7 @@ class Kernel:
         """Do what `apply` does, and return what the kernel counted; nothing unless it is `counted`."""
         found = self.function(values, *more, block) if self.located else self.function(values, *more)
         result, counts = found if self.counted else (found, {})
-        expected = block.write_shape if self.located else values.shape
+        expected = block.write_shape if self.located else region_shape(block.read)
         if getattr(result, "shape", None) != expected or result.dtype != self.dtype:
             raise PlanError(
                 f"{self.name} made {_in_words(result)} of a block of {values.shape} {values.dtype}, but must make an array of "
