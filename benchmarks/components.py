@@ -126,7 +126,7 @@ def run_part(name: str, source: str, folder: Path, options: argparse.Namespace) 
     volume, seconds, cpu, n = open_zarr(folder / f"{source}.zarr"), [], [], 0
     target = folder / f"{name}-of-{source}.zarr"
     if name == "ours":
-        small = Volume(MemoryArray(np.eye(8, dtype=np.uint8)[None]), None)
+        small = Volume(MemoryArray(np.eye(8, dtype=np.uint8)[None], kind="labels"), None)
         ours(small, folder / "small.zarr", 4)  # what is compiled once on a machine is compiled
     with Peak() as peak:
         for _ in range(options.repeat):

@@ -61,6 +61,7 @@ class Objects:
     chunk_shape: Shape
     dense: bool
     name: str = "formula"
+    kind: str = "labels"
     dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def read(self, region: Region) -> np.ndarray:
