@@ -26,7 +26,7 @@ def code_digest(function: Any) -> str | None:
 
     Examples
     --------
-    >>> code_digest(lambda values: 255 - values) == code_digest(lambda values: 254 - values)
+    >>> code_digest(np.sort) == code_digest(np.flip)
     False
     >>> code_digest(code_digest) is None
     True
