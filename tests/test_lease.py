@@ -181,6 +181,10 @@ def test_a_run_that_slept_until_another_took_over_records_nothing(tmp_path, monk
     monkeypatch.setattr(sleeper.lease, "renew", lambda: None)
     with pytest.raises(Interrupted, match="another run took over"):
         sleeper.append(two, {"n": np.array([1])})
+    recorded = (tmp_path / "blocks.log").read_bytes()
+    with pytest.raises(Interrupted, match="another run took over"):
+        sleeper.close({})  # which tries to write what is left
+    assert (tmp_path / "blocks.log").read_bytes() == recorded
     # And if it slept behind its look at the log as well:
     with (tmp_path / "blocks.log").open("ab") as file:
         file.write(pack_frame(two, {"n": np.array([1])}, sleeper.part.run))

@@ -142,14 +142,15 @@ class FileLog:
         Interrupted
             If another run has opened its part: it has taken over.
         """
-        if self.torn and self.path.exists() and self.path.stat().st_size > self.end:
-            os.truncate(self.path, self.end)
-        self.torn = True
         with self.path.open("ab") as file:
-            behind = file.tell()
-            if behind > self.end and any(not len(added.records) for added in self.frames(self.end)):
-                raise _taken_over(self.path.parent)
-            self.end = behind
+            if file.tell() > self.end:
+                # What another run wrote behind a frame of ours that failed must not be taken for a part of that.
+                if any(not len(added.records) for added in self.frames(self.end)):
+                    raise _taken_over(self.path.parent)
+                if self.torn:
+                    os.truncate(self.path, self.end)
+                    file.seek(0, os.SEEK_END)
+            self.end, self.torn = file.tell(), True
             file.write(frame)
             file.flush()
             self.end = file.tell()

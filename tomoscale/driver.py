@@ -58,7 +58,7 @@ class Driver:
         self.attempts: Counter[int] = Counter()
         self.lost_in_a_row = self.combined_in_vain = 0
         self.excused: set[Any] = set()
-        self.n_done = self.n_found = int(ledger.done.sum())
+        self.n_done = int(ledger.done.sum())
         self.voxels_done = watch.pace.done
         self.block_seconds: float | None = None
         self.looked = time.monotonic()
@@ -77,8 +77,8 @@ class Driver:
 
     @property
     def _all_raise(self) -> bool:
-        """Whether many blocks of this run raised and none was done."""
-        return self.n_done == self.n_found and len(self.tries.raised) >= FAILED_AT_FIRST + self.pool.window
+        """Whether many blocks raised and none was ever done."""
+        return not self.n_done and len(self.tries.raised) >= FAILED_AT_FIRST + self.pool.window
 
     def run(self) -> None:
         """Compute all blocks; those that fail for good end in `failures`. Where all raise, the rest is not begun.

@@ -44,7 +44,7 @@ def slow(values):
 
 ramp = np.arange(16**3, dtype=np.uint16).reshape(16, 16, 16)
 source = Volume(MemoryArray(ramp), 5.0)
-kernel = Kernel("slow", slow, Halo(), source.dtype, 4.0)
+kernel = Kernel("slow", slow, Halo(), source.dtype, 4.0, {"version": 1})
 plan = plan_map(kernel, source, "slow.zarr", block_shape=(4, 8, 4), resources=Resources(1, 1, 1))
 plan"""
 RUN = "run(plan, progress=True);"
