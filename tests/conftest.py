@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from tomoscale.arrays import cuda_available
 
 settings.register_profile(
-    "tomoscale", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    "tomoscale", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 settings.load_profile("tomoscale")
 
