@@ -95,9 +95,8 @@ def verify(path: str | Place, *, remove_leftovers: bool = False) -> dict[str, An
         ``path``, ``blocks_compared`` of ``blocks``, all of them equal to what was written, and whether the run is
         ``finished``. Of the record of a measure each block's counts are compared with their checksum. Where the run kept
         probabilities beside its labels, these are compared as well: ``probabilities_compared`` volumes. So are its coarser
-        levels: ``levels_compared``. Beside that
-        ``leftovers`` of killed writers and ``strays``, which are no part of the volume (`tomoscale.leftovers`): neither
-        is damage.
+        levels: ``levels_compared``. Beside that ``leftovers`` of killed writers and ``strays``, which are no part of the
+        volume (`tomoscale.leftovers`): neither is damage.
 
     Raises
     ------

@@ -13,7 +13,8 @@ import numpy as np
 from tomoscale.geometry import AXES, Region, Shape, Spacing, whole
 from tomoscale.memory_array import MemoryArray
 from tomoscale.ome import LEVEL, STATE, STATE_VERSION, Kind, LabelClass, OmeVersion, group_attributes
-from tomoscale.voxel_size import check_voxel_size
+from tomoscale.voxel_size import check_voxel_size, in_micrometres
+from tomoscale.words import shape_text
 from tomoscale.zarr_array import ZarrArray
 from tomoscale.zarr_group import check_label, image_of, list_labels
 
@@ -201,8 +202,8 @@ class Volume:
         return z, y, x
 
     def __repr__(self) -> str:
-        um = "unknown" if self.voxel_size_um is None else " x ".join(f"{v:g}" for v in self.voxel_size_um) + " µm"
-        return f"<Volume {self.name}: {' x '.join(map(str, self.shape))} {self.dtype} {self.kind}, voxels of {um}>"
+        size = "unknown size" if self.voxel_size_um is None else in_micrometres(self.voxel_size_um)
+        return f"<Volume {self.name}: {shape_text(self.shape)} {self.dtype} {self.kind}, voxels of {size}>"
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         # Without this NumPy would wrap the address in an array of one object, and functions of others would take it.
