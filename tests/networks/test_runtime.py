@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -78,3 +84,30 @@ def test_labels_are_the_same_however_often_memory_was_short(tmp_path, monkeypatc
         np.testing.assert_array_equal(map_by_blocks(kernel, values, (5, 11, 22)), found[-1])
     np.testing.assert_array_equal(found[1], found[0])
     np.testing.assert_array_equal(found[2], found[0])
+
+
+FORGETS = """
+import gc, os, signal, sys
+from tomoscale.networks import runtime
+from tomoscale.networks.bundle import load_bundle
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop"))
+bundle = load_bundle(sys.argv[1])
+for streams in (1, 2):
+    runtime.forward_of(bundle, "openvino", "float32", "cpu", streams)
+runtime._prepare.cache_clear()
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_are_heard_after_networks_were_forgotten(tmp_path):
+    pytest.importorskip("openvino")
+    save_bundle(tmp_path / "network", random_network(1, 2), card())
+    done = subprocess.run(
+        [sys.executable, "-c", FORGETS, str(tmp_path / "network")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "asked to stop\n")

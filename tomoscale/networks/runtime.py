@@ -151,6 +151,16 @@ class _Torch:
         return torch.cat([self._compute_in_parts(part) for part in values.chunk(2)])
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO itself, kept as long as the process.
+
+    With AMX it gives the thread that loads it a stack for signals, and frees that stack in the end without a word to the
+    thread: the next signal, a Ctrl-C say, would end the process at once.
+    """
+    return importlib.import_module("openvino").Core()
+
+
 class _OpenVino:
     """Compiled once with free sizes: fixed sizes gave the same bits and no more speed."""
 
@@ -173,7 +183,7 @@ class _OpenVino:
             "INFERENCE_NUM_THREADS": streams,
             "ENABLE_CPU_PINNING": False,
         }
-        self.compiled = openvino.Core().compile_model(model, "CPU", options)
+        self.compiled = _core().compile_model(model, "CPU", options)
         self.idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
