@@ -11,7 +11,7 @@ demo: $(READY)
 	$(VENV)/bin/tomoscale demo $(DEMO)
 
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --max-worker-restart 0
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
