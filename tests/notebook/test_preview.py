@@ -201,11 +201,13 @@ class Counting:
     chunk_shape: Shape
     name: str = "counting"
     decoded: list[int] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
     seconds: float = 0.0
     dtype = np.dtype(np.uint16)
 
     def read(self, region: Region) -> np.ndarray:
         chunks = [-(-r.stop // c) - r.start // c for r, c in zip(region, self.chunk_shape, strict=True)]
+        self.chunks.append(int(np.prod(chunks)))
         self.decoded.append(int(np.prod(chunks)) * int(np.prod(self.chunk_shape)) * self.dtype.itemsize)
         time.sleep(self.seconds)
         z, y, x = (np.arange(r.start, r.stop) // 64 for r in region)
@@ -225,6 +227,14 @@ def test_of_a_volume_of_a_trillion_voxels_little_is_decoded(chunk):
     assert len(storage.decoded) < 4000
     assert len(pictures(html)) >= 2
     assert len(html) < 600_000
+
+
+def test_of_small_chunks_few_are_looked_at_and_what_was_not_is_said():
+    storage = Counting((10_000, 10_000, 10_000), (8, 8, 8))
+    html = preview_html(Volume(storage, 1.0))
+    assert sum(storage.chunks) <= 3 * thinned.BUDGET_BYTES // thinned.LEAST_BYTES
+    assert len(pictures(html)) == 4
+    assert html.count("only the middle 512 x 512 voxels") == 3
 
 
 def test_a_slice_of_a_large_tiff_stack_is_shown_and_what_is_not_shown_is_said():
@@ -316,6 +326,8 @@ def test_a_plane_costs_the_chunks_it_crosses():
     volume = Volume(Counting((100, 200, 300), (64, 64, 64)))
     assert plane_bytes(volume, 0) == 4 * 5 * 64**3 * 2
     assert plane_bytes(volume, 2) == 2 * 4 * 64**3 * 2
+    small = Volume(Counting((100, 200, 300), (10, 10, 10)))
+    assert plane_bytes(small, 0) == 20 * 30 * thinned.LEAST_BYTES
 
 
 # --- Levels ---

@@ -37,10 +37,12 @@ LEAST_VOXELS = 12
 """A middle smaller than this shows nothing."""
 STRIP_BYTES = 8 * 2**20
 STRIP_ROWS = 64
-PAGE_BYTES = 4096
-"""Disks give no less: smaller chunks are voxels stored plainly, for which their neighbours are read too."""
+LEAST_BYTES = 64 * 2**10
+"""A chunk counts as no less: to find one takes as long as to decode so much."""
+PLAIN_VOXELS = 8
+"""Chunks of no more are voxels stored plainly (or bits, of which eight share a byte): their neighbours are read too."""
 PLAIN_BYTES = 256 * 2**10
-"""Of plain voxels, what is counted as one: to start a read takes as long as to read so much."""
+"""Of those, what is counted as one: to start a read takes as long as to read so much."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def read_thinned(volume: Volume, axis: int, index: int, pixels: int, deadline_s:
 def stored_piece(volume: Volume) -> Shape:
     """Voxels (z, y, x) that are counted as one: a chunk, or some rows where voxels are stored plainly."""
     piece = [min(c, n) for c, n in zip(volume.storage.chunk_shape, volume.shape, strict=True)]
-    if math.prod(piece) * volume.dtype.itemsize < PAGE_BYTES:
+    if math.prod(volume.storage.chunk_shape) <= PLAIN_VOXELS:
         for axis in (2, 1, 0):
             room = PLAIN_BYTES // (math.prod(piece) * volume.dtype.itemsize)
             piece[axis] = min(piece[axis] * max(room, 1), volume.shape[axis])
@@ -138,10 +140,15 @@ def stored_piece(volume: Volume) -> Shape:
 
 
 def plane_bytes(volume: Volume, axis: int) -> int:
-    """Bytes that are decoded for a whole plane."""
+    """Bytes that a whole plane counts as: those decoded for it, or more where chunks are small."""
     piece = stored_piece(volume)
     across = (-(-n // p) for a, (n, p) in enumerate(zip(volume.shape, piece, strict=True)) if a != axis)
-    return math.prod(across) * math.prod(piece) * volume.dtype.itemsize
+    return math.prod(across) * _counted(volume, piece)
+
+
+def _counted(volume: Volume, piece: Shape) -> int:
+    """Bytes that a piece counts as."""
+    return max(math.prod(piece) * volume.dtype.itemsize, LEAST_BYTES)
 
 
 def positions(length: int, step: int) -> np.ndarray:
@@ -152,7 +159,7 @@ def positions(length: int, step: int) -> np.ndarray:
 def _choose(volume: Volume, axis: int, pixels: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Start, extent and steps of the picture of a plane, so that what is decoded stays within the budget."""
     piece = stored_piece(volume)
-    one = math.prod(piece) * volume.dtype.itemsize
+    one = _counted(volume, piece)
     if one > BUDGET_BYTES:
         raise InputError(f"one chunk takes {one / 2**30:.1f} GiB, more than is decoded for a picture")
     lengths = [n for a, n in enumerate(volume.shape) if a != axis]
