@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import subprocess
@@ -13,13 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tomoscale import Volume, open_volume, plan_map, plan_measure, run
+from tomoscale import Volume, create_volume, open_volume, plan_map, plan_measure, run
 from tomoscale.block_runs import load_plan
-from tomoscale.errors import BlocksFailed, PlanError
+from tomoscale.cli.failures import failure_of
+from tomoscale.cluster import local
+from tomoscale.errors import TRACEBACK_CHARACTERS, BlocksFailed, BlockTraceback, PlanError, traceback_text
 from tomoscale.geometry import Halo
 from tomoscale.memory_array import MemoryArray
 from tomoscale.own_code import code_digest
 from tomoscale.step import Kernel, Measure, add_counts
+from tomoscale.tries import ATTEMPTS, Tries
 from tomoscale.zarr_creation import create_folder
 
 GREY = np.random.default_rng(0).integers(0, 255, (8, 9, 10), dtype=np.uint8)
@@ -111,6 +115,51 @@ def test_a_function_mended_for_blocks_set_aside_goes_on_and_is_the_one_from_then
     np.testing.assert_array_equal(mapped(mended, tmp_path / "out.zarr"), 255 - GREY)
     with pytest.raises(PlanError, match=r"code\.own"):
         mapped(failing, tmp_path / "out.zarr")
+
+
+def brightest(values: np.ndarray) -> np.ndarray:
+    if values.shape[0] == 1:
+        raise ZeroDivisionError("nothing\x1b[2J to divide\u202e")
+    return values
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_a_function_raised_is_the_cause_of_the_failure_as_text(workers: int, tmp_path: Path) -> None:
+    source = create_volume(tmp_path / "scan.zarr", shape=(9, 4, 4), dtype=np.uint8, voxel_size_um=1.0)
+    source.create()
+    source.write((slice(0, 9), slice(0, 4), slice(0, 4)), np.ones((9, 4, 4), np.uint8))
+    source.finish({})
+    plan = plan_map(kernel(brightest), source, tmp_path / "out.zarr", block_shape=(4, 4, 4))
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(local(workers, memory_bytes=2**30)) if workers else None
+        with pytest.raises(BlocksFailed) as caught:
+            run(plan, client)
+    cause = caught.value.__cause__
+    assert type(cause) is BlockTraceback
+    text = str(cause)
+    assert text.startswith(
+        "in block 2 (z 8:9, y 0:4, x 0:4), when it was last tried\nTraceback (most recent call last):"
+    )
+    assert text.endswith("ZeroDivisionError: nothing\ufffd[2J to divide\ufffd")
+    assert 'raise ZeroDivisionError("nothing' in text
+    assert f'"{__file__}", line' in text
+    assert "\x1b" not in str(caught.value)
+    shown = failure_of(caught.value, "tomoscale map").message
+    assert "nothing\ufffd[2J to divide" in shown
+    assert "Traceback" not in shown
+
+
+def test_the_traceback_kept_is_that_of_the_first_block_set_aside_and_bounded() -> None:
+    tries = Tries()
+    for number in (5, 3, 7):
+        for attempt in range(ATTEMPTS):
+            tries.after_error(number, "e", f"{number}, {attempt}")
+    tries.after_error(1, "once, and then done", "1, 0")
+    assert tries.traceback == (3, f"3, {ATTEMPTS - 1}")
+    text = traceback_text(ValueError("x" * 10**6 + "the end"))
+    assert len(text) < TRACEBACK_CHARACTERS + 10
+    assert text.startswith("...")
+    assert text.endswith("the end")
 
 
 FACTOR, CALLS, SEEN = 3, [], 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from tomoscale.allocator import return_freed_blocks
 from tomoscale.arrays import to_device, to_host
-from tomoscale.errors import InputError, IntegrityError, PlanError, describe
+from tomoscale.errors import InputError, IntegrityError, PlanError, describe, traceback_text
 from tomoscale.frames import RECORD
 from tomoscale.geometry import Block, shift
 from tomoscale.ledger import checksum
@@ -29,12 +29,22 @@ FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 @dataclass
 class Outcome:
-    """What a task brings back: records of its finished blocks, the sum of their counts, errors of the others."""
+    """What a task brings back: records of its finished blocks, the sum of their counts, errors of the others.
+
+    `tracebacks` holds that of the first error alone: a block that fails for good is at last a task of its own.
+    """
 
     records: np.ndarray
     counts: Counts
     errors: dict[int, str] = field(default_factory=dict)
+    tracebacks: dict[int, str] = field(default_factory=dict)
     stop: Exception | None = None
+
+    def note_error(self, number: int, error: Exception) -> None:
+        """Take in what the function of a block raised."""
+        if not self.errors:
+            self.tracebacks[number] = traceback_text(error)
+        self.errors[number] = describe(error)
 
 
 def run_blocks(message: bytes | Plan, numbers: list[int]) -> Outcome:
@@ -57,9 +67,9 @@ def run_blocks(message: bytes | Plan, numbers: list[int]) -> Outcome:
                     f"{_written(plan)} cannot be written: {error.strerror or error}; finished blocks are kept, mend this and go on"
                 )
                 break
-            outcome.errors[number] = describe(error)
+            outcome.note_error(number, error)
         except Exception as error:
-            outcome.errors[number] = describe(error)
+            outcome.note_error(number, error)
         else:
             records.append(record)
             outcome.counts = add_counts(outcome.counts, counts)
@@ -127,6 +137,7 @@ def combine(outcomes: list[Outcome]) -> Outcome:
     for outcome in outcomes:
         total.counts = add_counts(total.counts, outcome.counts)
         total.errors.update(outcome.errors)
+        total.tracebacks.update(outcome.tracebacks)
         total.stop = total.stop or outcome.stop
     return total
 

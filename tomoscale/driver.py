@@ -16,7 +16,7 @@ import numpy as np
 from tomoscale.blame import HOPELESS_DEATHS
 from tomoscale.block_runs import Outcome, combine, rehearse, run_blocks
 from tomoscale.block_states import Spans, spans_of
-from tomoscale.errors import Interrupted, describe
+from tomoscale.errors import Interrupted, describe, traceback_text
 from tomoscale.hanging import HANGING_SECONDS, Hanging
 from tomoscale.ledger import Ledger
 from tomoscale.plan import Plan
@@ -213,7 +213,7 @@ class Driver:
         if outcome.stop is not None:
             raise outcome.stop
         for number, text in outcome.errors.items():
-            self.tries.after_error(number, text)
+            self.tries.after_error(number, text, outcome.tracebacks.get(number, ""))
         if task.alone:
             self.tries.after_alone(bool(outcome.errors))
 
@@ -243,7 +243,7 @@ class Driver:
         elif ended == "task":
             self._lived(task)
             for number in () if task.control else task.numbers:
-                self.tries.after_error(number, describe(error))
+                self.tries.after_error(number, describe(error), traceback_text(error))
         else:
             self.lost_in_a_row += 1
             self.tries.after_death(task, f"its worker died: {describe(error)}")

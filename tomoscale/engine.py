@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tomoscale.driver import Driver
-from tomoscale.errors import BlocksFailed, Interrupted, PlanError
+from tomoscale.errors import BlocksFailed, BlockTraceback, Interrupted, PlanError
 from tomoscale.geometry import Region
 from tomoscale.hanging import HANGING_SECONDS
 from tomoscale.ledger import Ledger
@@ -61,7 +61,8 @@ def run(
     InputError, IntegrityError
         If the data of a block cannot be used, or is not what was written.
     BlocksFailed
-        If blocks failed after every retry; all others are done and recorded.
+        If blocks failed after every retry; all others are done and recorded. Its cause is the traceback of the first
+        that raised, as text.
     Interrupted
         On Ctrl-C, if the scheduler is gone or another run took over; the same call goes on from there.
     """
@@ -127,7 +128,9 @@ def _finish_blocks(
         ledger.close(driver.failures)
     if driver.failures:
         where = {n: f"block {n} ({bounds(plan.block(n).write)})" for n in driver.failures}
-        raise BlocksFailed(driver.failures, where, int(np.count_nonzero(~ledger.done)) - len(where))
+        failed = BlocksFailed(driver.failures, where, int(np.count_nonzero(~ledger.done)) - len(where))
+        raised = driver.tries.traceback
+        raise failed from raised and BlockTraceback(f"in {where[raised[0]]}, when it was last tried\n{raised[1]}")
     ledger.renew()
     if plan.target is not None:
         counted = {name: values.tolist() for name, values in sorted(ledger.counts.items())}

@@ -5,7 +5,13 @@ A message names the thing, the value, the rule, and the way out, in at most eigh
 
 from __future__ import annotations
 
+import re
 import traceback
+
+TRACEBACK_CHARACTERS = 10_000
+"""Kept of a traceback, from its end: what was raised stands there."""
+# What would move the cursor of a terminal or turn its lines around.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class InputError(ValueError):
@@ -58,8 +64,23 @@ class BlocksFailed(RuntimeError):
         return RuntimeError, (str(self),)
 
 
+class BlockTraceback(Exception):
+    """Where the function of a block raised, as text from the worker; it is the cause of `BlocksFailed`."""
+
+
 def describe(error: BaseException) -> str:
     """One line for the record of a failed block: type, message, and the line of code that raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return _plain(f"{type(error).__name__}: {error}{place}")
+
+
+def traceback_text(error: BaseException) -> str:
+    """Traceback of an error as text for people: bounded, and without characters that a terminal would obey."""
+    text = "".join(traceback.format_exception(error)).rstrip("\n")
+    cut = "" if len(text) <= TRACEBACK_CHARACTERS else "...\n"
+    return _plain(cut + text[-TRACEBACK_CHARACTERS:])
+
+
+def _plain(text: str) -> str:
+    return _CONTROLS.sub("\ufffd", text)

@@ -61,6 +61,8 @@ class Tries:
         To be tried when nothing else is in flight.
     failures : dict of str
         Blocks that are set aside, and the first error of each.
+    traceback : (int, str) or None
+        The first of those that raised, and the traceback of its last try.
     raised, deaths : Counter of int
         How often each block's function raised, and workers died of it.
     hung : set of int
@@ -72,6 +74,7 @@ class Tries:
     again: deque[int] = field(default_factory=deque)
     suspects: deque[int] = field(default_factory=deque)
     failures: dict[int, str] = field(default_factory=dict)
+    traceback: tuple[int, str] | None = None
     errors: dict[int, str] = field(default_factory=dict)
     raised: Counter[int] = field(default_factory=Counter)
     deaths: Counter[int] = field(default_factory=Counter)
@@ -111,7 +114,7 @@ class Tries:
             self.blame.forget(number)
         return None
 
-    def after_error(self, number: int, text: str) -> None:
+    def after_error(self, number: int, text: str, traceback: str = "") -> None:
         """Try a block again whose function raised, at last alone, or set it aside."""
         if not self.raised[number]:
             self.errors[number] = text
@@ -121,6 +124,8 @@ class Tries:
             (self.suspects if last else self.again).append(number)
         else:
             self.failures[number] = self.errors[number]
+            if traceback and (self.traceback is None or number < self.traceback[0]):
+                self.traceback = number, traceback
 
     def after_alone(self, raised: bool) -> None:
         """Let blocks that only raised be tried beside others where being alone has helped none of them."""
