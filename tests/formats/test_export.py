@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
+import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +24,7 @@ from tomoscale.formats.export import FORMATS, export_volume
 from tomoscale.volume import MemoryArray, Volume, create_volume, open_zarr
 from tomoscale.zarr_metadata import DTYPES
 
-TARGETS = ("slices", "v.tif", "v.tiff", "v.nii", "v.mha", "v.mhd")
+TARGETS = ("slices", "v.tif", "v.tiff", "v.nii", "v.nii.gz", "v.mha", "v.mhd")
 SIZE = (3.25, 2.0, 0.65)
 VALUES = np.random.default_rng(0).integers(0, 60000, (9, 10, 11)).astype("u2")
 
@@ -38,7 +41,7 @@ def any_values(seed, shape, dtype):
 
 
 def can_hold(target, dtype):
-    (chosen,) = (f for f in FORMATS.values() if os.path.splitext(target)[1] in f.suffixes)
+    (chosen,) = (f for f in FORMATS.values() if "".join(Path(target).suffixes) in f.suffixes)
     return dtype in chosen.dtypes or dtype == "bool"
 
 
@@ -49,7 +52,7 @@ def read_by_others(path):
     if path.suffix in (".tif", ".tiff"):
         with tifffile.TiffFile(path) as tif:
             return np.stack([page.asarray() for page in tif.pages])
-    if path.suffix == ".nii":
+    if path.name.endswith((".nii", ".nii.gz")):
         return np.asarray(nib.load(path).dataobj).T
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
@@ -113,7 +116,7 @@ def test_other_programs_find_the_voxel_size(tmp_path):
     assert image.header.get_xyzt_units() == ("mm", "unknown")
     assert image.header.get_zooms() == pytest.approx((0.00065, 0.002, 0.00325))
     assert np.diag(image.affine) == pytest.approx((0.00065, 0.002, 0.00325, 1))
-    for name in ("v.nii", "v.mha", "v.mhd"):
+    for name in ("v.nii", "v.nii.gz", "v.mha", "v.mhd"):
         found = sitk.ReadImage(str(export_volume(volume, tmp_path / name, overwrite=True)))
         assert found.GetSpacing() == pytest.approx((0.00065, 0.002, 0.00325), rel=1e-6)
     with tifffile.TiffFile(export_volume(volume, tmp_path / "v.tif")) as tif:
@@ -123,6 +126,18 @@ def test_other_programs_find_the_voxel_size(tmp_path):
         assert tif.imagej_metadata["slices"] == len(tif.pages) == 9
         pixels, units = tif.pages[0].tags["XResolution"].value
         assert units / pixels == pytest.approx(0.65, rel=1e-6)
+
+
+def test_a_packed_file_is_the_plain_one_and_the_same_every_time(tmp_path, monkeypatch):
+    volume = volume_of(VALUES)
+    plain = export_volume(volume, tmp_path / "v.nii").read_bytes()
+    packed = export_volume(volume, tmp_path / "V.NII.GZ").read_bytes()
+    assert gzip.decompress(packed) == plain
+    assert packed[3:8] == bytes(5)  # no name, no time
+    monkeypatch.setattr(export, "PIECE_BYTES", 100)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert export_volume(volume, tmp_path / "other.nii.gz").read_bytes() == packed
+    assert sorted(os.listdir(tmp_path)) == ["V.NII.GZ", "other.nii.gz", "v.nii"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -162,7 +177,7 @@ def test_a_path_and_a_level_of_it_are_exported(tmp_path):
 def test_memory_depends_on_the_piece_and_not_on_the_volume(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PIECE_BYTES", 2**20)
     values = np.zeros((64, 512, 512), "u1")
-    for target in ("v.mha", "slices", "v.tif"):
+    for target in ("v.mha", "slices", "v.tif", "v.nii.gz"):
         with Traced() as traced:
             export_volume(volume_of(values, chunk=(16, 64, 64)), tmp_path / target)
         assert traced.peak_bytes < 4 * 2**20
@@ -247,11 +262,15 @@ def test_what_stands_under_the_name_is_whole_at_every_moment(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("target", "arguments", "message"),
     [
-        ("v.png", {}, r"'\.png' tells no format we write; end the name in one of \.tif, \.tiff, \.nii, \.mha, \.mhd"),
-        ("v.nii.gz", {}, r"'\.gz' tells no format we write"),
+        (
+            "v.png",
+            {},
+            r"'\.png' tells no format we write; end the name in one of \.tif, \.tiff, \.nii, \.nii\.gz, \.mha, \.mhd",
+        ),
+        ("v.tif.gz", {}, r"'\.gz' tells no format we write"),
         ("scan_0.65um", {}, "or give format='tiff' for a folder of slices"),
         ("v.tif", {"format": "png"}, "format must be one of tiff, bigtiff, nifti, metaimage, got 'png'"),
-        ("v", {"format": "nifti"}, r"the name of NIfTI must end in \.nii"),
+        ("v", {"format": "nifti"}, r"the name of NIfTI must end in \.nii or \.nii\.gz"),
         ("v.mha", {"format": "nifti"}, r"the name of NIfTI must end in \.nii"),
         (
             "v.tif",
@@ -280,7 +299,7 @@ def test_a_folder_with_a_dot_in_its_name(tmp_path):
     np.testing.assert_array_equal(open_volume(path).read(), VALUES)
 
 
-@pytest.mark.parametrize("target", ["v.nii", "v.mha"])
+@pytest.mark.parametrize("target", ["v.nii", "v.nii.gz", "v.mha"])
 def test_a_dtype_the_format_lacks_is_refused(tmp_path, target):
     with pytest.raises(ValueError, match=r"holds float16, which .* cannot: export TIFF .*, or convert it to float32"):
         export_volume(volume_of(VALUES.astype("f2")), tmp_path / target)
@@ -294,6 +313,9 @@ def huge(shape):
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(PlanError, match=r"needs 2273.7 TiB but .* GiB free: make room, or export a region"):
         export_volume(huge((50000, 50000, 500000)), tmp_path / "v.mha")
+    # The plain file lies beside the packed one while that is made.
+    with pytest.raises(PlanError, match=r"v\.nii\.gz needs 4547.5 TiB but"):
+        export_volume(huge((50000, 50000, 500000)), tmp_path / "v.nii.gz")
     with pytest.raises(ValueError, match=r"a slice takes 2.3 GiB, but 2 GiB is the most .* export \.nii or \.mha"):
         export_volume(huge((1, 35000, 35000)), tmp_path / "v.tif")
     with pytest.raises(PlanError, match="is not a folder that exists: make it"):
