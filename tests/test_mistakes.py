@@ -135,6 +135,7 @@ VALUES = (
     mistake("a healing time without a unit", "measure {labels} {out} --healing-time 6", 2, "'6'", "no unit", "6weeks"),
     mistake("a healing time of nothing", "measure {labels} {out} --healing-time 0d", 2, "'0d'", "positive"),
     mistake("a healing time in moons", "measure {labels} {out} --healing-time 2moons", 2, "'2moons'", "6weeks"),
+    mistake("a healing time in months", "measure {labels} {out} --healing-time 3months", 2, "'3months'", "12weeks"),
     mistake("a distance without a unit", "measure {labels} {out} --roi-distance 1000", 2, "'1000'", "no unit"),
     mistake("a depth without a unit", "split {labels} {out} --min-depth 10", 2, "'10'", "no unit"),
     mistake("ranges of one number", "semi-automatic {scan} {out} --metal 90", 2, "'90'", "90:120"),

@@ -179,7 +179,9 @@ def test_healing_time_is_read_with_its_unit(time, days):
     assert contact.healing_days(time) == days
 
 
-@pytest.mark.parametrize(("time", "message"), [("6 moons", "is not understood"), (0, "must be above 0")])
+@pytest.mark.parametrize(
+    ("time", "message"), [("6 moons", "is not understood"), ("6 months", "no certain length"), (0, "must be above 0")]
+)
 def test_healing_time_that_is_none_is_refused(time, message):
     with pytest.raises(ValueError, match=message):
         contact.healing_days(time)

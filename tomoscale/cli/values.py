@@ -101,6 +101,10 @@ def ranges(text: str) -> tuple[tuple[float | None, float | None], ...]:
 
 def days(text: str) -> float:
     """Days from "6weeks", "42d" or "0.5years"."""
+    if re.fullmatch(r"\s*[\d.]+\s*m(o|on|onth)?s?\s*", text[:LONGEST], re.IGNORECASE):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is of no certain length, as months are not: give the weeks or days that passed, such as 12weeks or 84days"
+        )
     return _positive(text, DAYS, "time", "6weeks, 42days or 0.5years")
 
 

@@ -140,7 +140,7 @@ def surface_area_of_voxels(counts: Counts, voxel_size_um: Spacing) -> float:
 
 
 def healing_days(time: str | float) -> float:
-    """Healing time in days, from days or from text with a unit; a year has 365.25 days.
+    """Healing time in days, from days or from text in days, weeks or years of 365.25 days; months have no certain length.
 
     Examples
     --------
@@ -184,7 +184,9 @@ def degradation_rate(
 def _days_of(text: str) -> float:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(day|week|year)s?\s*", text)
     if found is None:
-        raise ValueError(f'healing time {text!r} is not understood: write a number and a unit, as in "6 weeks"')
+        raise ValueError(
+            f'healing time {text!r} is not understood: write a number of days, weeks or years (months have no certain length), as in "6 weeks"'
+        )
     return float(found[1]) * _DAYS[found[2]]
 
 
