@@ -122,6 +122,7 @@ class Work:
         self.runs.append(
             {
                 "name": plan.name,
+                "target": None if plan.target is None else plan.target.name.rstrip("/").rpartition("/")[2],
                 "rows": [list(row) for row in plan.rows()],
                 "seconds": {
                     **dict(zip(("read", "compute", "write"), seconds, strict=True)),

@@ -24,6 +24,7 @@ from tomoscale.geometry import Region, Shape, region_shape
 from tomoscale.kernels.filters import cast
 from tomoscale.kernels.morphology import opening
 from tomoscale.notebook import thinned
+from tomoscale.notebook.block_map import map_html
 from tomoscale.notebook.look import PIXELS, Look, histogram, scale_bar
 from tomoscale.notebook.preview import levels_of, preview_html
 from tomoscale.notebook.sketch import CORE, MARGIN, OUTSIDE, bar_html, block_picture, memory_bar, runs_html
@@ -480,6 +481,19 @@ def test_a_plan_of_a_measure_and_of_a_gpu_is_shown():
     Checker(html)
     assert "counted (blue)" in html
     assert html.count("GPU memory") == 2
+
+
+def test_text_takes_the_colour_of_the_notebook(tmp_path):
+    """A dark theme sets the colour of text: whatever is set here would vanish in it or in a light one."""
+    source = memory(np.zeros((30, 30, 30), bool), 1.0, "mask")
+    plan = plan_map(opening(2.0, (1.0, 1.0, 1.0)), source, tmp_path / "o.zarr", kind="mask")
+    runs = [{"name": "cast", "target": "a.zarr", "blocks": 3, "seconds": {}}]
+    states = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
+    shown = [source._repr_html_(), plan._repr_html_(), runs_html(runs), map_html(states, dict.fromkeys(range(5), "e"))]
+    for html in (*shown, preview_html(memory(np.ones((3, 3, 3)), None)), bar_html("a", 0.5, "b", "#0072b2")):
+        assert not re.search(r"[;\"'\s]color\s*[:=]", html)
+        assert "<font" not in html
+    assert "cast → a.zarr" in shown[2]
 
 
 def test_runs_and_bars_escape_what_they_are_given():

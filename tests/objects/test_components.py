@@ -196,6 +196,7 @@ def test_a_finished_output_is_not_made_again_and_leaves_little(tmp_path, source)
     components(source, tmp_path / "out.zarr", work=work)
     components(source, tmp_path / "out.zarr", work=Work(None, SMALL))
     assert [r["name"] for r in work.runs] == ["pieces", "components", "components"]
+    assert [r["target"] for r in work.runs] == [None, "out.zarr", "out.zarr"]
     with pytest.raises(PlanError, match=r"(?s)begun with another plan.*connectivity"):
         components(source, tmp_path / "out.zarr", connectivity=6, work=work)
     again = components(source, tmp_path / "out.zarr", connectivity=6, work=Work(None, SMALL, overwrite=True))

@@ -215,6 +215,8 @@ def test_the_report_is_one_file_with_pictures_and_escapes_names(measured):
     assert html.count("data:image/svg+xml") == 2
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "<script" not in html
+    assert not re.search(r"_(um|voxels)\b", html)
+    assert "<td>1 voxel</td>" in html
     hostile = {**content, "inputs": {"labels": {**content["inputs"]["labels"], "name": "<script>alert(1)</script>"}}}
     page = porosity_page(hostile, open_zarr(folder / "cells.zarr"))
     assert "<script" not in page

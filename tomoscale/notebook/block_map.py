@@ -71,7 +71,7 @@ def map_html(states: np.ndarray, failures: dict[int, str]) -> str:
     counts = np.bincount(states.ravel(), minlength=len(STATES))
     legend = "".join(
         f'<span style="margin-right:1em;white-space:nowrap"><span style="display:inline-block;width:0.9em;height:0.9em;'
-        f'border:1px solid #444;background:#{bytes(COLOURS[state]).hex()}"></span> {integer(int(counts[state]))} {STATES[state]}</span>'
+        f'border:1px solid #888;background:#{bytes(COLOURS[state]).hex()}"></span> {integer(int(counts[state]))} {STATES[state]}</span>'
         for state in (DONE, RUNNING, WAITING, AGAIN, ASIDE)
         if counts[state] or state in (DONE, RUNNING, WAITING)
     )

@@ -163,7 +163,7 @@ def _values(values: np.ndarray, look: Look) -> str:
     shown = [n for n in range(len(names)) if counts[n] or n < len(look.palette.names)]
     items = "".join(
         f'<span style="margin-right:1em;white-space:nowrap"><span style="display:inline-block;width:0.9em;height:0.9em;'
-        f'border:1px solid #444;background:{look.palette.hex(n)}"></span> {text(names[n])} '
+        f'border:1px solid #888;background:{look.palette.hex(n)}"></span> {text(names[n])} '
         f"{100 * counts[n] / values.size:.3g} %</span>"
         for n in shown
     )

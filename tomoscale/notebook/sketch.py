@@ -13,6 +13,7 @@ from PIL import Image
 
 from tomoscale.geometry import AXES, Region
 from tomoscale.report.page import text
+from tomoscale.report.wording import run_title
 from tomoscale.words import shape_text, size
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def runs_html(runs: Sequence[Mapping[str, Any]]) -> str:
     head = ("step", "blocks", "read", "compute", "write", "in all", "tried again")
     lines = [
         (
-            run["name"],
+            run_title(run),
             run["blocks"],
             *(f"{run['seconds'].get(part, 0):.2f} s" for part in ("read", "compute", "write", "wall")),
             run.get("retries", 0),

@@ -15,6 +15,7 @@ from tomoscale.report.charts import SEQUENTIAL
 from tomoscale.report.figures import ORANGE, WIDTH_INCHES, Chart, drawing, figure, plain
 from tomoscale.report.page import text
 from tomoscale.report.plates import Plate, chart_plate
+from tomoscale.report.wording import run_title
 
 DRAWN_RUNS = 12
 FEWEST_COLUMNS = 15
@@ -28,7 +29,7 @@ def block_plates(runs: Sequence[Mapping[str, Any]]) -> list[str | Plate]:
     InputError
         If a summary does not fit its own fields.
     """
-    drawn = [(str(run.get("name", "")), run, _read(run)) for run in runs if run.get("blocks_done")]
+    drawn = [(run_title(run), run, _read(run)) for run in runs if run.get("blocks_done")]
     drawn = [(name, run, found) for name, run, found in drawn if found[0].size > 1][:DRAWN_RUNS]
     if not drawn:
         return []

@@ -6,11 +6,10 @@ Every text that comes from outside passes `text` before it enters the page; what
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
 from base64 import b64encode
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from tomoscale.report.stylesheet import CSS
@@ -147,15 +146,3 @@ def length(value: float, known: bool) -> str:
     if value >= 1000:
         return f"{value / 1000:.4g} mm"
     return f"{value:.4g} µm" if value >= 1 or value == 0 else f"{value * 1000:.4g} nm"
-
-
-def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values as (dotted name, text) in their order."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{before}{name}.")
-        else:
-            yield (
-                f"{before}{name}",
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str),
-            )

@@ -11,6 +11,7 @@ from tomoscale.report.block_map import block_plates
 from tomoscale.report.charts import seconds_chart
 from tomoscale.report.page import text
 from tomoscale.report.plates import Plate, chart_plate
+from tomoscale.report.wording import run_title, settings, step_words
 
 DRAWN_RUNS = 30
 
@@ -20,7 +21,7 @@ _DIGEST = re.compile(r"(?:[a-z0-9]+[:-])?[0-9a-f]{32,128}")
 def run_plates(runs: Sequence[Mapping[str, Any]]) -> list[str | Plate]:
     """Times of the runs as table and chart, maps of their blocks, and their plans."""
     parts: list[str | Plate] = [run_table(runs)]
-    timed = [(str(r.get("name", "")), r["seconds"]) for r in runs if r.get("seconds")]
+    timed = [(run_title(r), r["seconds"]) for r in runs if r.get("seconds")]
     if timed:
         alt = "Seconds by run: " + "; ".join(
             f"{name}: " + ", ".join(f"{k} {page.duration(s[k])}" for k in s) for name, s in timed
@@ -38,7 +39,7 @@ def run_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Seconds, blocks and retries of each run, or nothing where no run was timed."""
     if not any(r.get("seconds") for r in runs):
         return ""
-    rows = [[text(r.get("name", "")), *_timing(r)] for r in runs]
+    rows = [[text(run_title(r)), *_timing(r)] for r in runs]
     head = ["Run", "Read (s)", "Compute (s)", "Write (s)", "Wall (s)", "Blocks", "Retries"]
     note = (
         "Seconds of each run. Read, compute and write are summed over all blocks, so on several workers they exceed the wall "
@@ -54,7 +55,7 @@ def provenance_parts(results: Mapping[str, Any]) -> list[str | Plate]:
     head = ["Input", "Name", "Voxels (z × y × x)", "Voxel size", ""]
     return [
         program,
-        page.table("Inputs.", head, rows) if rows else "",
+        page.table("Inputs.", head, rows, "inputs") if rows else "",
         _flat_table("Model.", results.get("model")),
         _flat_table("Parameters.", results.get("parameters")),
         _flat_table("Versions.", results.get("versions")),
@@ -78,7 +79,7 @@ def summary_of(entry: Mapping[str, Any]) -> str:
 def _flat_table(caption: str, values: Any) -> str:
     if not isinstance(values, Mapping) or not values:
         return ""
-    return page.table(caption, [], [[text(name), _value(value)] for name, value in page.flat(values)])
+    return page.table(caption, [], [[text(name), _value(value)] for name, value in settings(values)])
 
 
 def _value(value: str) -> str:
@@ -88,7 +89,7 @@ def _value(value: str) -> str:
 
 def _input_row(role: str, entry: Mapping[str, Any]) -> list[str]:
     rest = {k: v for k, v in entry.items() if k not in ("name", "shape", "voxel_size_um")}
-    others = ", ".join(f"{text(name)} {_value(value)}" for name, value in page.flat(rest))
+    others = ", ".join(f"{text(name)} {_value(value)}" for name, value in settings(rest))
     return [text(role), text(entry.get("name", "")), _voxels(entry), _voxel_size(entry), others]
 
 
@@ -102,8 +103,11 @@ def _voxel_size(entry: Mapping[str, Any]) -> str:
 
 
 def _plan(run: Mapping[str, Any]) -> str:
-    rows = [[text(cell) for cell in row] for row in run["rows"]]
-    return page.table(f"Plan of the run “{text(run.get('name', ''))}”.", [], rows)
+    rows = [
+        [text(name), *(text(step_words(str(cell)) if name == "step" else cell) for cell in rest)]
+        for name, *rest in run["rows"]
+    ]
+    return page.table(f"Plan of the run “{text(run_title(run))}”.", [], rows)
 
 
 def _timing(run: Mapping[str, Any]) -> list[str]:

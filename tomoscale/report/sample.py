@@ -25,6 +25,7 @@ from tomoscale.report.plates import Parts, Plate, chart_plate, joined, under, wr
 from tomoscale.report.provenance import inputs_of, provenance_parts, run_plates, summary_of
 from tomoscale.report.scene import scene_plates
 from tomoscale.report.slices import slice_plates
+from tomoscale.report.wording import symbol
 
 if TYPE_CHECKING:
     from tomoscale.volume import Volume
@@ -89,7 +90,7 @@ def report_html(
         What to show, on one grid. Three planes through the middle and a few slices along z are read, thinned to
         about a thousand pixels on a side, and a small copy of the labels for the picture in space; a whole volume is never held.
     runs : list of dict
-        ``name``, ``rows`` (the plan), ``seconds`` (read, compute, write, wall), ``blocks``, ``retries``, ``blocks_done``.
+        ``name``, ``target`` (what it made), ``rows`` (the plan), ``seconds`` (read, compute, write, wall), ``blocks``, ``retries``, ``blocks_done``.
     title : str
 
     Raises
@@ -139,7 +140,7 @@ def quantities_table(quantities: Sequence[Mapping[str, Any]]) -> Parts:
     compared = any(q.get("truth") is not None for q in quantities)
     rows = []
     for q in quantities:
-        definition = f'<span class="soft">{text(q["definition"])}</span>' if q.get("definition") else ""
+        definition = f'<span class="soft">{symbol(str(q["definition"]))}</span>' if q.get("definition") else ""
         row = [
             f"{name_of(q)}{definition}",
             page.number(q.get("value"), "not defined"),
@@ -159,9 +160,9 @@ def quantities_table(quantities: Sequence[Mapping[str, Any]]) -> Parts:
 
 def name_of(quantity: Mapping[str, Any]) -> str:
     """Name of a quantity and its symbol, unless the name holds it."""
-    name, symbol = str(quantity.get("name", "")), str(quantity.get("symbol") or "")
-    repeated = not symbol or symbol in re.split(r"[\s,()]+", name)
-    return text(name) if repeated else f"{text(name)}, <i>{text(symbol)}</i>"
+    name, short = str(quantity.get("name", "")), str(quantity.get("symbol") or "")
+    repeated = not short or short in re.split(r"[\s,()]+", name)
+    return text(name) if repeated else f"{text(name)}, <i>{symbol(short)}</i>"
 
 
 def checks_list(checks: Sequence[Mapping[str, Any]]) -> Parts:

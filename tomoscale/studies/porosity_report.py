@@ -16,7 +16,10 @@ from tomoscale.report.figures import BLUE, Chart, drawing, figure, plain
 from tomoscale.report.page import text
 from tomoscale.report.pictures import Picture, panels
 from tomoscale.report.planes import png
+from tomoscale.report.plates import joined
+from tomoscale.report.provenance import provenance_parts
 from tomoscale.report.rendering import render, view_onto
+from tomoscale.report.sample import caveats_box, quantities_table
 from tomoscale.volume import Volume
 
 PICTURES = 6
@@ -37,19 +40,19 @@ def porosity_page(content: Mapping[str, Any], cells: Volume) -> str:
     unit = str(content["unit"])
     body = [
         "<h1>Porosity</h1>",
-        f"<p>{text(next(iter(content['inputs'].values()))['name'])}, {text(content['program'])}</p>",
-        _caveats(content["caveats"]),
-        "<h2>Numbers</h2>",
-        _numbers(content["quantities"]),
+        f"<p>{text(next(iter(content['inputs'].values()))['name'])}</p>",
+        caveats_box(content["caveats"]),
+        "<h2>Results</h2>",
+        *quantities_table(content["quantities"]),
         "<h2>Distributions</h2>",
         *_charts(content["histograms"], unit),
         "<h2>Largest cells</h2>",
         _pictures(content["largest_cells"], cells, unit == "µm"),
         _largest(content["largest_cells"], unit),
-        "<h2>Settings</h2>",
-        _settings(content),
+        "<h2>Where it comes from</h2>",
+        *provenance_parts(content),
     ]
-    return page.page("Porosity", "\n".join(part for part in body if part))
+    return page.page("Porosity", joined(body))
 
 
 def read_cell(cells: Volume, number: int, start: Sequence[int], stop: Sequence[int]) -> tuple[np.ndarray, int]:
@@ -84,25 +87,6 @@ def histogram_chart(edges: Sequence[float], counts: Sequence[int], label: str, c
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, edgecolor="black", linewidth=0.4)
         axes.set(xlabel=plain(label, 80), ylabel=plain(count_label, 80), xscale="log" if log else "linear")
         return Chart(made)
-
-
-def _caveats(caveats: Sequence[str]) -> str:
-    if not caveats:
-        return ""
-    return f'<div class="caveats"><strong>Mind</strong><ul>{"".join(f"<li>{text(c)}</li>" for c in caveats)}</ul></div>'
-
-
-def _numbers(quantities: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            f'{text(q["name"])}<span class="soft">{text(q["definition"])}</span>',
-            text(q["symbol"]),
-            page.number(q["value"], "not defined"),
-            text(q["unit"]),
-        ]
-        for q in quantities
-    ]
-    return page.table("Numbers of the voids.", ("name", "symbol", "value", "unit"), rows, "quantities", (2,))
 
 
 def _charts(histograms: Mapping[str, Any], unit: str) -> list[str]:
@@ -166,14 +150,3 @@ def _largest(rows: Sequence[Mapping[str, Any]], unit: str) -> str:
     ]
     caption = f"The largest cells, with mean and maximum of their thickness ({text(unit)}); all are in cells.csv."
     return page.table(caption, head, lines, "", (1, 4, 5))
-
-
-def _settings(content: Mapping[str, Any]) -> str:
-    shown = {
-        **content["parameters"],
-        "inputs": content["inputs"],
-        "model": content["model"],
-        "versions": content["versions"],
-    }
-    rows = [[text(name), text(value)] for name, value in page.flat(shown)]
-    return page.table("What was measured, and how.", ("setting", "value"), rows)
