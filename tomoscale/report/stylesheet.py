@@ -75,7 +75,7 @@ figcaption::before { counter-increment: figure; content: "Figure " counter(figur
 .chart { display: block; width: 100%; max-width: 46rem; height: auto; background: #fff; padding: .5rem; border-radius: 4px; }
 @media screen and (max-width: 60rem) {
   .confusion td, .confusion th { padding: .4rem .35rem; }
-  .confusion thead .number { white-space: normal; }
+  thead .number { white-space: normal; }
 }
 /* A name and its definition above, its numbers in columns below; in other tables the first column stays in sight. */
 @media screen and (max-width: 40rem) {
