@@ -12,7 +12,7 @@ import scipy.ndimage
 
 from tests.blocks import map_whole
 from tomoscale.cli import main
-from tomoscale.commands import clean, convert, normalise, report
+from tomoscale.commands import CLASSES, clean, convert, normalise, report
 from tomoscale.demo import demo
 from tomoscale.driver import Driver
 from tomoscale.errors import InputError, Interrupted, PlanError
@@ -204,6 +204,7 @@ def test_normalise_refuses_what_has_no_contrast(tmp_path):
         normalise(flat, tmp_path / "a.zarr", work=quiet())
     with pytest.raises(InputError, match="no voxel counts, so there is no contrast"):
         normalise(grey(np.zeros((4, 5, 6), np.uint16)), tmp_path / "b.zarr", exclude_zeros=True, work=quiet())
+    assert not list(tmp_path.iterdir()), "what was counted would be in the way of the next try"
     with pytest.raises(ValueError, match=r"two increasing numbers within 0\.\.100, got \(99, 1\)"):
         normalise(flat, tmp_path / "c.zarr", percentiles_percent=(99, 1), work=quiet())
 
@@ -215,12 +216,35 @@ def test_convert_keeps_kind_classes_and_voxels(tmp_path, kind):
     second = convert(tmp_path / "first.zarr", tmp_path / "second.zarr", work=quiet(block_shape=(3, 10, 6)))
     for volume in (first, second, open_zarr(tmp_path / "second.zarr")):
         assert volume.kind == kind
-        assert [c.value for c in volume.classes] == ([0, 1, 2, 3] if kind == "labels" else [])
+        assert volume.classes == (), "nobody has said what the labels mean"
         np.testing.assert_array_equal(volume.read(), values)
 
 
+def test_convert_takes_names_of_classes_from_the_source_alone(tmp_path):
+    named = Volume(MemoryArray(np.ones((4, 5, 6), np.uint8)), (5.0, 5.0, 5.0), classes=CLASSES[:2])
+    convert(named, tmp_path / "first.zarr", kind="labels", work=quiet())
+    assert convert(tmp_path / "first.zarr", tmp_path / "second.zarr", work=quiet()).classes == CLASSES[:2]
+
+
+@pytest.mark.parametrize("classes", [(), CLASSES])
+def test_labels_of_seven_classes_are_cleaned_by_number_whatever_has_names(tmp_path, classes):
+    values = np.random.default_rng(5).integers(0, 7, (12, 13, 14)).astype(np.uint8)
+    values[4:9, 4:9, 4:9] = 200
+    named = Volume(MemoryArray(values), (5.0, 5.0, 5.0), classes=classes)
+    labels = convert(named, tmp_path / "labels.zarr", kind="labels", work=quiet())
+    cleaned = clean(labels, tmp_path / "clean.zarr", work=quiet(block_shape=(12, 13, 7)))
+    np.testing.assert_array_equal(cleaned.read(), map_whole(majority(1, 201), values))
+
+
+def test_clean_refuses_what_may_be_grey_values(tmp_path):
+    with pytest.raises(
+        InputError, match="check that these are labels and no grey values, and convert them with kind='labels'"
+    ):
+        clean(grey(np.full((4, 5, 6), 7, np.uint8)), tmp_path / "clean.zarr", work=quiet())
+
+
 def test_convert_needs_a_voxel_size(tmp_path):
-    with pytest.raises(InputError, match="never guessed: give --voxel-size"):
+    with pytest.raises(InputError, match=r"never guessed: give it, such as voxel_size_um=5\.0"):
         convert(Volume(MemoryArray(np.ones((2, 3, 4), np.uint8)), None), tmp_path / "a.zarr", work=quiet())
 
 
@@ -234,7 +258,7 @@ def test_segment_refuses_labels_and_what_has_no_contrast(tmp_path):
 def test_segment_refuses_a_scan_whose_scale_nobody_knows(tmp_path):
     values = np.random.default_rng(0).integers(0, 60000, (2, 40, 40)).astype(np.uint16)
     unknown = Volume(MemoryArray(values), None)
-    with pytest.raises(InputError, match=r"does not say how large .* trained on 5 x 5 x 5 µm.*--any-voxel-size"):
+    with pytest.raises(InputError, match=r"does not say how large .* trained on 5 x 5 x 5 µm.*any_voxel_size=True"):
         segment(unknown, tmp_path / "labels.zarr", work=quiet())
     assert segment(unknown, tmp_path / "any.zarr", any_voxel_size=True, work=quiet()).finished
 

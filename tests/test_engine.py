@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from tests.blocks import block_shapes, seeds, small_shapes
 from tomoscale import blame
 from tomoscale.cluster import local, resources_of
-from tomoscale.engine import run
+from tomoscale.engine import open_ledger, run
 from tomoscale.errors import BlocksFailed, InputError, PlanError
 from tomoscale.geometry import Block, Halo
+from tomoscale.kernels.filters import cast
 from tomoscale.ledger import Ledger
 from tomoscale.plan import ledger_folder, plan_map, plan_measure
 from tomoscale.resources import Resources
@@ -139,6 +140,26 @@ def test_a_changed_input_is_refused_with_the_difference(tmp_path, source, values
         run(plan_map(SMOOTH, other, tmp_path / "out.zarr", block_shape=BLOCK, resources=SMALL))
 
 
+def test_an_input_refused_at_its_first_block_leaves_nothing_in_the_way_of_the_next_try(tmp_path):
+    values = np.full((4, 8, 8), np.nan, np.float32)
+    for kernel in (cast(np.float32), cast(np.float32, "zero")):
+        plan = plan_map(kernel, memory_volume(values), tmp_path / "out.zarr", block_shape=BLOCK, resources=SMALL)
+        if kernel.parameters["nan_policy"] == "refuse":
+            with pytest.raises(InputError, match="nan at voxel"):
+                run(plan)
+    assert not run(plan).read().any()
+
+
+def test_a_begun_output_without_blocks_stays_while_another_run_holds_it(tmp_path, source):
+    begun = plan_map(SMOOTH, source, tmp_path / "out.zarr", block_shape=BLOCK, resources=SMALL)
+    ledger = open_ledger(begun)
+    with pytest.raises(PlanError, match="begun with another plan"):
+        run(plan_map(cast(source.dtype), source, tmp_path / "out.zarr", block_shape=BLOCK, resources=SMALL))
+    ledger.release()
+    done = run(plan_map(cast(source.dtype), source, tmp_path / "out.zarr", block_shape=BLOCK, resources=SMALL))
+    np.testing.assert_array_equal(done.read(), source.read())
+
+
 def test_a_measure_is_resumed_from_its_record(tmp_path, source, values):
     plan = plan_measure(ABOVE, source, record=tmp_path / "counts", block_shape=BLOCK, resources=SMALL)
     first = run(plan)
@@ -221,7 +242,7 @@ SCRIPT = """
 import sys
 from tests.test_engine import BLOCK, slowly
 from tomoscale.cluster import connect, resources_of
-from tomoscale.engine import run
+from tomoscale.engine import open_ledger, run
 from tomoscale.plan import plan_map
 from tomoscale.resources import Resources
 from tomoscale.volume import open_zarr

@@ -64,8 +64,11 @@ def test_a_flipped_byte_drops_the_frame_it_is_in(tmp_path):
 
 
 def test_another_plan_is_refused_with_what_differs(tmp_path):
-    Ledger.start(tmp_path / "run", PLAN, 10).release()
     other = {**PLAN, "step": {"opening": {"radius_um": 20.0}}}
+    Ledger.start(tmp_path / "run", other, 10).release()
+    ledger = Ledger.start(tmp_path / "run", PLAN, 10)  # of the other no block was done
+    ledger.append(records(3), {})
+    ledger.release()
     with pytest.raises(PlanError, match=r"step.opening.radius_um: was 10.0, is 20.0"):
         Ledger.start(tmp_path / "run", other, 10)
 

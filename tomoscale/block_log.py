@@ -78,6 +78,11 @@ def counting(frames: Iterator[Frame], run: int | None = None) -> Iterator[Frame]
             yield frame
 
 
+def has_begun(folder: Place) -> bool:
+    """Whether any block was done in a run: until then its results cannot mix with those of another plan."""
+    return any(len(frame.records) for frame in counting(log_of(folder).frames()))
+
+
 class Follower:
     """Reads what is added to the log of a run: counts are not unpacked, and nothing is read again.
 

@@ -39,6 +39,8 @@ CLASSES = (
     LabelClass(3, "bone", (238, 238, 238, 255)),
 )
 """The label code of the papers: implant = residual metal and degradation layer."""
+MOST_LABELS = 256
+"""Labels among which a vote is held, named or not."""
 
 
 def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
@@ -65,7 +67,8 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     raw : RawLayout
         Shape and type of a file that holds nothing but voxels.
     kind : "grey", "labels" or "mask"
-        What the voxels are; None takes what the source says, which is "grey" for foreign files.
+        What the voxels are; None takes what the source says, which is "grey" for foreign files. Labels have the names
+        that the source gives them, and no others.
     nan_policy : "refuse" or "zero"
         What becomes of NaN and infinite values.
     work : Work or None
@@ -88,10 +91,9 @@ def convert(  # noqa: PLR0913 -- what a foreign file does not say must be said
     )
     if volume.voxel_size_um is None:
         raise InputError(
-            f"{volume.name} does not say how large a voxel is, and it is never guessed: give --voxel-size, such as 5um"
+            f"{volume.name} does not say how large a voxel is, and it is never guessed: give it, such as voxel_size_um=5.0"
         )
-    kernel, kind = cast(volume.dtype, nan_policy), kind or volume.kind
-    return work.map(kernel, volume, target, kind=kind, classes=volume.classes or (CLASSES if kind == "labels" else ()))
+    return work.map(cast(volume.dtype, nan_policy), volume, target, kind=kind or volume.kind, classes=volume.classes)
 
 
 def normalise(  # noqa: PLR0913 -- what is scaled, how, and which voxels say how
@@ -170,7 +172,8 @@ def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: 
     Raises
     ------
     InputError
-        If the volume holds no labels.
+        If the volume holds no labels, one above 255 that has no name, or one above 3 where nothing says that they are
+        labels.
     """
     work = work or Work()
     volume = opened(source)
@@ -178,11 +181,12 @@ def clean(source: Source, target: str | Place, *, radius_voxels: int = 1, work: 
         raise InputError(
             f"{volume.name} holds {volume.dtype}, but labels are whole numbers: give what `tomoscale segment` made"
         )
-    is_mask = volume.kind == "mask"
-    highest = 255 if is_mask else 3  # foreign masks are 0 and 255
-    n_classes = 2 if volume.dtype == bool else max((c.value for c in volume.classes), default=highest) + 1
-    kernel = majority(radius_voxels, n_classes, volume.dtype)
-    return work.map(kernel, volume, target, kind="mask" if is_mask else "labels", classes=volume.classes)
+    # What is not known to hold labels may be grey values, of which nearly all are larger than the labels of the papers.
+    most = len(CLASSES) if volume.kind == "grey" else MOST_LABELS
+    named = max((c.value for c in volume.classes), default=0) + 1
+    kernel = majority(radius_voxels, 2 if volume.dtype == bool else max(most, named), volume.dtype)
+    kind: Kind = "mask" if volume.kind == "mask" else "labels"
+    return work.map(kernel, volume, target, kind=kind, classes=volume.classes)
 
 
 def report(
@@ -224,9 +228,9 @@ def report(
         raise InputError(f"{folder} holds no results: give the folder that `tomoscale measure` or a study wrote")
     content = read_json(file, "results", "measure again")
     if target.exists() and not overwrite:
-        raise PlanError(f"{target} exists: give another name, or --overwrite")
+        raise PlanError(f"{target} exists: give another name, or overwrite=True")
     if figures is not None and not overwrite and figures.exists() and (not figures.is_dir() or any(figures.iterdir())):
-        raise PlanError(f"{figures} is there and not empty: give another folder for the figures, or --overwrite")
+        raise PlanError(f"{figures} is there and not empty: give another folder for the figures, or overwrite=True")
     try:
         if is_study:
             return Report(write_study_report(target, content, folder, figures=figures))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tomoscale.commands import clean, convert, normalise, report
+from tomoscale.commands import CLASSES, clean, convert, normalise, report
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Shape
 from tomoscale.phantom import Phantom
@@ -48,7 +48,8 @@ def demo(
     slices = folder / "slices"
     if not work.plan_only:
         write_slices(phantom, slices)
-    truth = convert(Volume(phantom.truth, phantom.voxel_size_um), folder / "truth.zarr", kind="labels", work=work)
+    named = Volume(phantom.truth, phantom.voxel_size_um, classes=CLASSES)
+    truth = convert(named, folder / "truth.zarr", kind="labels", work=work)
     screw = convert(Volume(phantom.screw, phantom.voxel_size_um), folder / "reference.zarr", kind="mask", work=work)
     source = Volume(phantom.scan, phantom.voxel_size_um) if work.plan_only else slices
     scan = convert(source, folder / "scan.zarr", voxel_size_um=phantom.voxel_size_um, work=work)

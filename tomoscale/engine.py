@@ -7,22 +7,30 @@ futures, not a graph of arrays: 10^6 blocks need no more memory than 10^3.
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tomoscale.block_log import has_begun
 from tomoscale.driver import Driver
 from tomoscale.errors import BlocksFailed, BlockTraceback, Interrupted, PlanError
 from tomoscale.geometry import Region
 from tomoscale.hanging import HANGING_SECONDS
+from tomoscale.lease import lease_owner
 from tomoscale.ledger import Ledger
+from tomoscale.ome import LEVEL
 from tomoscale.pace import Pace
+from tomoscale.places import remove_tree
 from tomoscale.plan import Plan
+from tomoscale.plan_record import read_plan
 from tomoscale.progress import Progress
 from tomoscale.retries import retried
 from tomoscale.step import Counts, Kernel
+from tomoscale.volume import ZarrArray
 from tomoscale.workers import Pool, make_pool
+from tomoscale.zarr_group import labels_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -66,6 +74,7 @@ def run(
     Interrupted
         On Ctrl-C, if the scheduler is gone or another run took over; the same call goes on from there.
     """
+    _make_way(plan)
     ledger = open_ledger(plan)
     try:
         finished = ledger.sealed() if plan.target is None else plan.target.finished
@@ -92,11 +101,27 @@ def open_ledger(plan: Plan) -> Ledger:
         and plan.target.finished
     ):
         raise PlanError(
-            f"{plan.target.name} exists and was not made by this command: give another output, or remove it (--overwrite)"
+            f"{plan.target.name} exists and was not made by this command: give another output, or remove it by overwrite=True"
         )
     if plan.record is None:
         return Ledger.in_memory(len(plan.grid))
     return Ledger.start(plan.record, plan.describe(), len(plan.grid))
+
+
+def _make_way(plan: Plan) -> None:
+    """Remove a target that another plan has begun and left without a block: there is nothing that could be mixed.
+
+    So an input that was refused at its first block leaves nothing in the way of the next try.
+    """
+    target, record = plan.target, plan.record
+    if target is None or record is None or not (record / "plan.json").exists():
+        return
+    storage = target.storage
+    if not isinstance(storage, ZarrArray) or storage.inside != LEVEL or has_begun(record) or lease_owner(record):
+        return
+    wanted = json.loads(json.dumps({**plan.describe(), "n_blocks": len(plan.grid)}))
+    if read_plan(record) != wanted and not labels_of(storage.directory):
+        remove_tree(storage.directory)
 
 
 def by_measure(plan: Plan, counts: Counts) -> Any:

@@ -32,14 +32,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from tomoscale.block_log import counting, log_of
+from tomoscale.block_log import counting, has_begun, log_of
 from tomoscale.bucket_conditions import refuse_unconditional
 from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.frames import BATCH_BYTES, RECORD, Frame
 from tomoscale.geometry import Region
 from tomoscale.json_files import read_json
-from tomoscale.lease import Lease, take_lease
+from tomoscale.lease import FOLDER, Lease, take_lease
 from tomoscale.log_part import Part
 from tomoscale.packed_counts import pack_counts, unpack_counts
 from tomoscale.places import Place, replace_text, write_first
@@ -109,8 +109,8 @@ class Ledger:
         Raises
         ------
         PlanError
-            If the ledger belongs to another plan (the message shows what differs), another run holds the lease, or a
-        bucket's server does not put objects under conditions.
+            If blocks of another plan are done (the message shows what differs), another run holds the lease, or a
+            bucket's server does not put objects under conditions.
         """
         plan = json.loads(json.dumps({**description, "n_blocks": n_blocks}))
         if isinstance(folder, BucketPath):
@@ -118,7 +118,7 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "plan.json"
         if path.exists():
-            refuse_other_plan(folder, read_plan(folder), plan)
+            _refuse_mixing(folder, read_plan(folder), plan)
         lease = take_lease(folder)
         try:
             for leftover in folder.glob(".*.json.*.partial") if isinstance(folder, Path) else ():
@@ -127,8 +127,8 @@ class Ledger:
             if path.exists() or not retried(lambda: write_first(path, text)):
                 # Again, now that nobody else writes it.
                 recorded = read_plan(folder)
-                refuse_other_plan(folder, recorded, plan)
-                if recorded != plan:  # a function was mended
+                _refuse_mixing(folder, recorded, plan)
+                if recorded != plan:  # a function was mended, or no block was done
                     retried(lambda: replace_text(path, text))
             ledger = cls.in_memory(n_blocks)
             ledger.folder, ledger.lease = folder, lease
@@ -315,6 +315,12 @@ def unwritten(path: Place, error: OSError) -> PlanError:
     return PlanError(
         f"{path} cannot be written: {error.strerror or error}; finished blocks are kept, mend this and go on"
     )
+
+
+def _refuse_mixing(folder: Place, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    # What is around a ledger in a volume was made for its plan, even while no block is done.
+    if folder.name == FOLDER or has_begun(folder):
+        refuse_other_plan(folder, recorded, wanted)
 
 
 def checksum(values: np.ndarray) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from tomoscale.errors import InputError
 from tomoscale.kernels.filters import clip_and_scale
 from tomoscale.kernels.scaling import STANDARDISED, Scaling
@@ -10,6 +12,7 @@ from tomoscale.measures.grey_figures import moments, moments_from_histogram, per
 from tomoscale.measures.intensity import histogram, label_moments, refinement
 from tomoscale.measures.population import Population
 from tomoscale.networks.card import Normalisation
+from tomoscale.parts import removed_if_refused
 from tomoscale.places import Place
 from tomoscale.step import Counts
 from tomoscale.volume import Volume, ZarrArray
@@ -47,12 +50,12 @@ def scaling_of(
             return Scaling(how.mean, how.deviation, low, high)
         mean, deviation = _moments(volume, population, record, work)
         if not deviation > 0:
-            raise InputError(_without_contrast(volume, f"all its grey values are {mean}", mean))
+            _refuse_flat(volume, f"all its grey values are {mean}", mean, record)
         return Scaling(mean, deviation, low, high)
     least, most = how.percentiles
     low, high = range_of(volume, population, how.percentiles, record, work)
     if not low < high:
-        raise InputError(_without_contrast(volume, f"its percentiles {least} and {most} are both {low}", low))
+        _refuse_flat(volume, f"its percentiles {least} and {most} are both {low}", low, record)
     return Scaling.between(low, high)
 
 
@@ -139,6 +142,7 @@ def _percentiles(
     return float(low), float(high)
 
 
-def _without_contrast(volume: Volume, found: str, value: float) -> str:
+def _refuse_flat(volume: Volume, found: str, value: float, record: Place) -> NoReturn:
     why = "no voxel counts" if value != value else found
-    return f"{volume.name}: {why}, so there is no contrast to scale"
+    with removed_if_refused(record):
+        raise InputError(f"{volume.name}: {why}, so there is no contrast to scale")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tomoscale.bucket_path import BucketPath
-from tomoscale.places import Place
+from tomoscale.drafts import remove
+from tomoscale.errors import InputError
+from tomoscale.places import Place, remove_tree
 from tomoscale.plan import ledger_folder
 from tomoscale.plan_record import read_plan, refuse_other_plan
 from tomoscale.step import Kernel
@@ -22,6 +26,30 @@ def parts_of(target: Place) -> Path:
     if isinstance(target, BucketPath):
         return scratch(target, "parts")
     return target.with_name(f"{target.name.removesuffix('.zarr')}.parts")
+
+
+@contextmanager
+def removed_if_refused(folder: Place) -> Iterator[None]:
+    """Remove what passes have found where that refuses the input: the next try is of another, or asks for something else."""
+    try:
+        yield
+    except InputError:
+        with suppress(OSError):
+            remove_tree(folder)
+        raise
+
+
+@contextmanager
+def as_found_if_refused(folder: Path, refusals: type[ValueError] = InputError) -> Iterator[None]:
+    """Leave a folder of results as it was where what is asked for is refused: nothing is in the way of the next try."""
+    before = set(folder.iterdir()) if folder.is_dir() else None
+    try:
+        yield
+    except refusals:
+        made = folder.iterdir() if before is not None else (folder,)
+        for path in set(made) - (before or set()):
+            remove(path)
+        raise
 
 
 def made_of(kernel: Kernel, source: Volume, **asked: Any) -> Kernel:

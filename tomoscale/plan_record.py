@@ -47,7 +47,7 @@ def refuse_other_plan(folder: Place, recorded: Mapping[str, Any], wanted: Mappin
         raise PlanError(
             f"{output_of(folder)} was begun with another plan, and results of two plans must not mix:\n"
             + "\n".join(lines)
-            + "\ngive another output, or remove this one (--overwrite)"
+            + "\ngive another output, or remove this one by overwrite=True"
         )
 
 

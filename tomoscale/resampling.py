@@ -59,7 +59,7 @@ def resample(
     if volume.voxel_size_um is None:
         raise InputError(
             f"{volume.name} does not say how large a voxel is, so no other size can be made of it: convert it with "
-            "--voxel-size first"
+            "its size first, such as voxel_size_um=5.0"
         )
     factor = scale_factor(volume.voxel_size_um, voxel_size_um)
     return work.map(_kernel(volume, factor, method), volume, target, kind=volume.kind, classes=volume.classes)

@@ -14,6 +14,7 @@ from tomoscale.measures.greys import n_bins, values_of
 from tomoscale.measures.intensity import histogram
 from tomoscale.measures.otsu import otsu_thresholds
 from tomoscale.measures.population import Population
+from tomoscale.parts import removed_if_refused
 from tomoscale.places import Place, place
 from tomoscale.volume import Volume
 from tomoscale.work import Work
@@ -94,7 +95,8 @@ def _otsu(volume: Volume, target: Place, work: Work) -> float | None:
     if counts is None:
         return None
     values = values_of(np.arange(n_bins(population.dtype)), population.dtype)
-    try:
-        return otsu_thresholds(counts["histogram"][0], values)[0]
-    except InputError as error:
-        raise InputError(f"{volume.name}: {error}") from error
+    with removed_if_refused(target.with_suffix(".histogram")):
+        try:
+            return otsu_thresholds(counts["histogram"][0], values)[0]
+        except InputError as error:
+            raise InputError(f"{volume.name}: {error}") from error

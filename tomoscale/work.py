@@ -85,7 +85,7 @@ class Work:
         folder = inside if ours else path if _is_record(path) else None
         if folder is None:
             raise PlanError(
-                f"{path} was not made by tomoscale, so --overwrite does not remove it: remove it yourself, or give another output"
+                f"{path} was not made by tomoscale, so overwrite=True does not remove it: remove it yourself, or give another output"
             )
         owner = lease_owner(folder)
         if owner is not None:
@@ -93,7 +93,7 @@ class Work:
         labels = labels_of(path)
         if labels:
             raise PlanError(
-                f"{path} holds the labels {', '.join(folder.name for folder in labels)}, which --overwrite would remove with it: "
+                f"{path} holds the labels {', '.join(folder.name for folder in labels)}, which overwrite=True would remove with it: "
                 "move or remove them yourself, or give another output"
             )
         remove_tree(path)
@@ -143,7 +143,7 @@ class Work:
 
 
 def refuse_own_source(target: Place, sources: tuple[Volume, ...]) -> None:
-    """Refuse an output that is, or holds, what it is made of: --overwrite would remove the input before it is read."""
+    """Refuse an output that is, or holds, what it is made of: `overwrite` would remove the input before it is read."""
     for source in sources:
         # The name of a dataset in a file goes on after the file's path.
         path = place(source.name.split("::")[0]).resolve()

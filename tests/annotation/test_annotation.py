@@ -389,7 +389,7 @@ def test_pictures_that_were_corrected_are_never_written_over(world, given_out):
     how = (world / "model", world / "scan.zarr", given_out)
     suggest(*how, asked=Asked(3, spacing=2), work=QUIET)
     assert file.read_bytes() == before
-    with pytest.raises(PlanError, match="was corrected, and --overwrite would remove it"):
+    with pytest.raises(PlanError, match="was corrected, and overwrite=True would remove it"):
         suggest(*how, asked=Asked(3, spacing=2), work=Work(progress=False, overwrite=True))
     with pytest.raises(PlanError, match="holds a suggestion of another asked"):
         suggest(*how, asked=Asked(2, spacing=2), work=QUIET)

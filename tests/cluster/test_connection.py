@@ -37,7 +37,7 @@ from tomoscale.errors import PlanError
     ],
 )
 def test_an_address_on_another_machine_without_encryption_is_refused(address):
-    with pytest.raises(PlanError, match=r"not encrypted.*--insecure"), connect(address):
+    with pytest.raises(PlanError, match=r"not encrypted.*insecure=True"), connect(address):
         pass
 
 

@@ -186,7 +186,7 @@ def test_memory_depends_on_the_piece_and_not_on_the_volume(tmp_path, monkeypatch
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_there_is_replaced_on_request_alone(tmp_path, target):
     export_volume(volume_of(VALUES), tmp_path / target)
-    with pytest.raises(PlanError, match=f"{re.escape(target)} exists: give another name, or --overwrite"):
+    with pytest.raises(PlanError, match=f"{re.escape(target)} exists: give another name, or overwrite=True"):
         export_volume(volume_of(VALUES), tmp_path / target)
     export_volume(volume_of(VALUES[:4] + 1), tmp_path / target, overwrite=True)
     np.testing.assert_array_equal(open_volume(tmp_path / target).read(), VALUES[:4] + 1)
@@ -199,7 +199,7 @@ def test_nothing_but_a_result_of_that_kind_is_replaced(tmp_path):
     (tmp_path / "notes" / "important.txt").write_text("keep")
     for target in ("notes", "v.nii"):
         (tmp_path / "v.nii").mkdir(exist_ok=True)
-        with pytest.raises(PlanError, match="so --overwrite does not remove it"):
+        with pytest.raises(PlanError, match="so overwrite=True does not remove it"):
             export_volume(volume_of(VALUES), tmp_path / target, overwrite=True)
     (tmp_path / "v.raw").write_bytes(b"of another scan")
     with pytest.raises(PlanError, match=r"v\.raw exists"):

@@ -90,7 +90,7 @@ def test_a_file_without_header_says_what_to_give(tmp_path, name, size, message):
     (tmp_path / name).write_bytes(bytes(size))
     with pytest.raises(InputError, match=message) as error:
         open_volume(tmp_path / name)
-    assert "--shape 1000x800x800 --dtype uint16 --voxel-size 5um" in str(error.value)
+    assert "raw=RawLayout((1000, 800, 800), 'uint16') and voxel_size_um=5.0" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["v.mha", "v.nrrd", "v.nii", "v.tif", "slices"])

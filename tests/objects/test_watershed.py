@@ -243,5 +243,5 @@ def test_a_block_of_too_many_voxels_is_refused_before_anything_is_read(tmp_path)
     shape = (1300, 1300, 1300)
     relief = create_volume(tmp_path / "relief.zarr", shape=shape, dtype=np.uint8, voxel_size_um=1.0)
     markers = create_volume(tmp_path / "markers.zarr", shape=shape, dtype=np.uint8, voxel_size_um=1.0, kind="labels")
-    with pytest.raises(PlanError, match=r"a block of 1300 x 1300 x 1300 voxels is too large.*smaller --block"):
+    with pytest.raises(PlanError, match=r"a block of 1300 x 1300 x 1300 voxels is too large.*smaller block_shape"):
         watershed(relief, markers, tmp_path / "found.zarr", work=Work(block_shape=shape, plan_only=True))

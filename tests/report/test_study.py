@@ -131,7 +131,7 @@ def test_a_study_reported_again_has_the_same_bytes_and_its_own_figures(study, tm
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert {"iou_by_sample.svg", "01_T04_labels_3d.png", "02_T_07_plane_z.svg", "captions.txt"} <= set(names)
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
-    with pytest.raises(PlanError, match="not empty: give another folder for the figures, or --overwrite"):
+    with pytest.raises(PlanError, match="not empty: give another folder for the figures, or overwrite=True"):
         report(study, tmp_path / "c.html", figures=tmp_path / "a")
     assert not (tmp_path / "c.html").exists()
     (tmp_path / "file").touch()

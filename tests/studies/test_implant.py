@@ -250,7 +250,7 @@ def test_a_voxel_size_for_all_volumes_of_a_sample(tmp_path):
 def test_voxels_of_another_size_than_the_network_saw_are_measured_only_when_asked(tmp_path, monkeypatch):
     scan = np.random.default_rng(1).integers(0, 255, (8, 24, 24)).astype(np.uint8)
     sample = Sample("a", scan=Volume(MemoryArray(scan), (6.0, 6.0, 6.0)))
-    with pytest.raises(InputError, match=r"was trained on 5 µm: .* go on with --any-voxel-size"):
+    with pytest.raises(InputError, match=r"was trained on 5 µm: .* go on with any_voxel_size=True"):
         study([sample], tmp_path, work=Work(progress=False))
 
     def asked(*_: Any, any_voxel_size: bool, **how: Any) -> None:

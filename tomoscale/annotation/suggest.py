@@ -261,10 +261,15 @@ def _claim(target: Path, document: dict[str, Any], overwrite: bool) -> bool:
         _refuse_loss(target, there)
         shutil.rmtree(target)
         return _claim(target, document, False)
-    if {**there, "picks": None} != document:
+    same = {**there, "picks": None} == document
+    if not same and {path.name for path in target.iterdir()} == {NAME}:
+        # What was refused before anything was made of it is in nobody's way.
+        replace_text(target / NAME, json.dumps(document))
+        return True
+    if not same:
         differing = sorted(k for k in document if k != "picks" and there.get(k) != document[k])
         raise PlanError(
-            f"{target} holds a suggestion of another {', '.join(differing)}: give another target, or --overwrite"
+            f"{target} holds a suggestion of another {', '.join(differing)}: give another target, or overwrite=True"
         )
     return there.get("picks") is None
 
@@ -278,6 +283,6 @@ def _refuse_loss(target: Path, there: dict[str, Any]) -> None:
         file = earlier.file(LABELS, one)
         if file.exists() and sha256_of(file) != one.predicted_sha256:
             raise PlanError(
-                f"{file} was corrected, and --overwrite would remove it: `tomoscale accept` it and move the folder away, or give "
+                f"{file} was corrected, and overwrite=True would remove it: `tomoscale accept` it and move the folder away, or give "
                 "another target"
             )

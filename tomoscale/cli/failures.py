@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tomoscale.cli.command import UsageError
@@ -97,15 +97,21 @@ class Failure:
         return self.kind.code
 
 
-WORDS = (
+WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r'copy it with cast\(nan_policy="zero"\) first', "give --not-finite zero"),
     (r", or open it with unfinished=True to look at what is there", ""),
-    (r", or raw=RawLayout\(.*\) in Python", ""),
     (r"\b(?:dataset|array)= ", "--dataset "),
-    (r"\bformat='(\w+)'", r"--format \1"),
     (r"\bblock_shape \((\d+), (\d+), (\d+)\)", r"--block \1,\2,\3"),
+    (r"\b(smaller|larger) block_shape\b", r"\1 --block"),
+    (r"\braw=RawLayout\(\((\d+), (\d+), (\d+)\), '(\w+)'\) and", r"--shape \1x\2x\3 --dtype \4"),
+    (r"\bvoxel_size_um=(\d+)\.0\b", r"--voxel-size \1um"),
+    (r"\b(classes|bone)=\(([\d, ]+)\)", lambda found: f"--{found[1]} {','.join(re.findall('[0-9]+', found[2]))}"),
+    (r"\bonly=(\d+)\b", r"--fold \1"),
+    (r"\b(format|kind|workers)='([\w:]+)'", r"--\1 \2"),
+    (r"\bcredentials=FOLDER\b", "--credentials FOLDER"),
+    (r"\b(overwrite|resume|as_is|any_voxel_size|insecure)=True\b", lambda found: f"--{found[1].replace('_', '-')}"),
 )
-"""Messages of functions speak of their arguments; here these are options."""
+"""Messages of functions speak of their arguments, as one who calls them gives them; here these are options."""
 
 WAYS_OUT = {
     errno.ENOSPC: "free some space, or give an output on another disk",
@@ -123,10 +129,16 @@ def failure_of(error: BaseException, program: str) -> Failure:
     if isinstance(error, UsageError):
         return Failure(KINDS[2], _clipped(_usage(error)), usage)
     code, message = _code_and_message(error)
-    for pattern, words in WORDS:
-        message = re.sub(pattern, words, message)
+    message = in_options(message)
     lines = [line for line in (message, *getattr(error, "__notes__", ())) if line]
     return Failure(KINDS[code], _clipped("\n".join(lines)), usage if code == 2 else KINDS[code].hint)
+
+
+def in_options(message: str) -> str:
+    """Message of a function with the options of the command line in place of its arguments."""
+    for pattern, words in WORDS:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def _code_and_message(error: BaseException) -> tuple[int, str]:

@@ -68,7 +68,7 @@ def batch_script(site: str, command: Sequence[str], *, nodes: int = 1, gpus: boo
             "give the command that the script runs behind --, such as -- tomoscale segment normal.zarr labels.zarr"
         )
     if any(word == "--workers" or word.startswith("--workers=") for word in command):
-        raise PlanError("the command finds the workers of its allocation by itself: leave out --workers")
+        raise PlanError("the command finds the workers of its allocation by itself: leave out `--workers`")
     profile = _profile(f"{site}-gpu" if gpus and not site.endswith("-gpu") else site)
     options = [
         "--shared",

@@ -98,7 +98,7 @@ def scheduler(address: str, *, credentials: str | Path | None = None, insecure: 
     if not encrypted and not insecure and not address.startswith("inproc://") and not on_loopback(address):
         raise PlanError(
             f"{address} is on another machine and not encrypted: whoever is between reads your data and runs code as you. Start the "
-            "scheduler with TLS and give tls://HOST:PORT with --credentials FOLDER, or accept the risk with --insecure"
+            "scheduler with TLS and give tls://HOST:PORT with credentials=FOLDER, or accept the risk with insecure=True"
         )
     from distributed import Client
 
@@ -115,7 +115,7 @@ def scheduler(address: str, *, credentials: str | Path | None = None, insecure: 
         raise PlanError(
             f"no scheduler answers at {address!r}{keys} ({_cause(error)}): give threads, processes, gpus, slurm, or the address of a running "
             "scheduler, such as tcp://127.0.0.1:8786"
-            + (", and its keys by --credentials FOLDER" if encrypted and not credentials else "")
+            + (", and its keys by credentials=FOLDER" if encrypted and not credentials else "")
         ) from error
     with client:
         yield client

@@ -91,7 +91,7 @@ def load_profile(name: str | None = None) -> Profile:
     names = ", ".join(known) or "none"
     if name is None and len(known) != 1:
         raise PlanError(
-            f"which jobs? Profiles of Slurm sites in the Dask configuration: {names}. Give --workers slurm:NAME, or write "
+            f"which jobs? Profiles of Slurm sites in the Dask configuration: {names}. Give workers='slurm:NAME', or write "
             "one by `tomoscale cluster init --site generic`"
         )
     name = next(iter(known)) if name is None else name
@@ -197,7 +197,7 @@ def write_site(site: str, target: Path | None = None, *, overwrite: bool = False
     if target.exists() and not overwrite:
         same = target.is_file() and target.read_text() == text
         raise PlanError(
-            f"{target} is there already{' and holds just this' if same else ''}: change it by hand, give another --target, or --overwrite"
+            f"{target} is there already{' and holds just this' if same else ''}: change it by hand, give another target, or overwrite=True"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)

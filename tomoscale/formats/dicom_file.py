@@ -81,7 +81,7 @@ def transfer_syntax(path: Path, file: BoundedFile) -> str:
     if syntax not in (_IMPLICIT, _EXPLICIT, BIG, RLE):
         raise InputError(
             f"{path} is encoded as {_PACKED.get(syntax, syntax)}, which is not read: convert it to uncompressed DICOM "
-            "(explicit little endian), for example with gdcmconv --raw or dcmdjpeg"
+            "(explicit little endian), for example with `gdcmconv --raw` or dcmdjpeg"
         )
     return syntax
 

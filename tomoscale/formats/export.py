@@ -198,12 +198,12 @@ def _check_free(output: Path, volume: Volume, chosen: _Format, overwrite: bool) 
     if not os.path.lexists(output):
         return
     if not overwrite:
-        raise PlanError(f"{output} exists: give another name, or --overwrite")
+        raise PlanError(f"{output} exists: give another name, or overwrite=True")
     slices = chosen.lay is lay_tiff_folder
     ours = output.is_dir() and all(is_tiff_name(name) for name in os.listdir(output)) if slices else output.is_file()
     if not ours:
         raise PlanError(
-            f"{output} is not {'a folder of TIFF slices alone' if slices else 'a file'}, so --overwrite does not remove it: "
+            f"{output} is not {'a folder of TIFF slices alone' if slices else 'a file'}, so overwrite=True does not remove it: "
             "remove it yourself, or give another name"
         )
 

@@ -78,8 +78,7 @@ def without_layout(path: Path) -> InputError:
     suits = f" Its size would suit, for example, {'; '.join(hints[:3])}." if hints else ""
     return InputError(
         f"{path} has {size} bytes and no header, so nothing says how its voxels lie.{suits}\n"
-        "Give its shape (z, y, x), dtype and voxel size, such as --shape 1000x800x800 --dtype uint16 --voxel-size 5um, or "
-        "raw=RawLayout((1000, 800, 800), 'uint16') in Python"
+        "Give its shape (z, y, x), dtype and voxel size, such as raw=RawLayout((1000, 800, 800), 'uint16') and voxel_size_um=5.0"
     )
 
 

@@ -61,8 +61,10 @@ def filter_majority(labels: Array, rows: Rows, n_classes: int) -> Array:
     (Z, Y, X) array of the same type.
     """
     result = namespace_for(labels).empty_like(labels)
+    # Scores are as narrow as the labels that occur allow, not those that might.
+    present = range(min(n_classes, int(labels.max()) + 1))
     for part, padded in slabs(labels.shape[0], max(z for z, _ in rows)):
-        result[part] = vote(labels[padded], within(part, padded), range(n_classes), rows)
+        result[part] = vote(labels[padded], within(part, padded), present, rows)
     return result
 
 
@@ -118,8 +120,8 @@ def check_labels(
     least, greatest = int(labels.min()), int(labels.max())
     if least < 0 or greatest >= n_classes:
         raise InputError(
-            f"labels must lie in 0 .. {n_classes - 1} but one is {least if least < 0 else greatest}: map it to the classes of "
-            "the volume, or check that it holds labels and no grey values"
+            f"labels must lie in 0 .. {n_classes - 1} but one is {least if least < 0 else greatest}: check that these are labels "
+            "and no grey values, and convert them with kind='labels', or map them to these"
         )
     return function(labels)
 

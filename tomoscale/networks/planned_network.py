@@ -39,7 +39,7 @@ def network_of(chosen: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if kind not in _COUNTS:
         raise ValueError(
             f"its network is a {kind}, only {' and '.join(_COUNTS)} are supported: train one of these, or give the weights "
-            "alone with --architecture of your own"
+            "alone with an architecture of your own"
         )
     arguments = _arguments(told, len(chosen["patch_size"]))
     counts = _each(told[_COUNTS[kind]], len(arguments["features"]))

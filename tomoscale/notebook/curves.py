@@ -56,7 +56,7 @@ class TrainingState:
         found = (
             "" if not self.last else f", loss {_number(self.last, 'loss')}, mean IoU {_number(self.last, 'mean_iou')}"
         )
-        end = "" if self.running else ", finished" if self.ended else ", stopped; go on with --resume"
+        end = "" if self.running else ", finished" if self.ended else ", stopped; resume=True goes on"
         return f"{self.done}/{self.total} steps{found}{end}"
 
     @property

@@ -114,7 +114,7 @@ class Probe:
         if self.not_finite:
             part = 100 * self.not_finite / self.voxels
             texts.append(
-                f"{part:.3g} % of the sample is NaN or infinite: `convert` refuses it unless told what it becomes (--not-finite)"
+                f"{part:.3g} % of the sample is NaN or infinite: `convert` refuses it unless told what it becomes (`convert --not-finite zero`)"
             )
         if self.kind != "grey":
             return texts

@@ -68,7 +68,7 @@ def known_voxel_size(volume: Volume) -> Spacing:
     """
     if volume.voxel_size_um is None:
         raise InputError(
-            f"{volume.name} does not say how large a voxel is, so there are no lengths: convert it with --voxel-size"
+            f"{volume.name} does not say how large a voxel is, so there are no lengths: convert it with its size, such as voxel_size_um=5.0"
         )
     return volume.voxel_size_um
 
@@ -82,7 +82,7 @@ def refuse_grey_values(volume: Volume, classes: tuple[int, ...] | None) -> None:
     if classes is None and volume.kind == "grey" and volume.dtype != bool:
         raise InputError(
             f"{volume.name} is not known to hold labels or a mask, and every grey value but 0 would be the object: threshold it, "
-            "convert it with --kind mask or labels, or name the labels of the object (--classes)"
+            "convert it with kind='mask' or kind='labels', or name the labels of the object, such as classes=(1, 2)"
         )
 
 

@@ -184,7 +184,7 @@ def _decided(output: Output, wanted: Mapping[str, Any]) -> dict[str, Any] | None
     if not path.exists():
         if output.path.exists():
             raise PlanError(
-                f"{output.path} exists and was not made by this command: give another output, or remove it (--overwrite)"
+                f"{output.path} exists and was not made by this command: give another output, or remove it by overwrite=True"
             )
         return None
     advice = f"remove {output.folder} and run again"
@@ -204,7 +204,7 @@ def _check_memory(plan: Plan, nodes: int) -> None:
     if needed > there:
         raise PlanError(
             f"{plan.sources['labels'].name}: {nodes} pieces lie at sides that blocks share, and to join them takes "
-            f"{size(needed)}, but the memory is {size(there)}: take larger blocks (--block), or remove noise first"
+            f"{size(needed)}, but the memory is {size(there)}: take a larger block_shape, or remove noise first"
         )
 
 

@@ -31,6 +31,7 @@ from tomoscale.geometry import Block, Grid, Halo, region_shape
 from tomoscale.kernels.flood import PLACE_BITS, UNREACHED, Shell
 from tomoscale.objects.pieces import file_of
 from tomoscale.objects.stored import StoredArrays, save_arrays
+from tomoscale.parts import removed_if_refused
 from tomoscale.places import Place
 from tomoscale.plan import begun_block, plan_map
 from tomoscale.step import Counts, Kernel, Measure
@@ -178,7 +179,8 @@ def run_rounds(rule: Rule, volumes: Mapping[str, Volume], folder: Path, work: Wo
         if counts is None:
             return Settled(now, number, ())
         tally = tuple(int(n) for n in counts["tally"])
-        rule.check(tally)
+        with removed_if_refused(folder):
+            rule.check(tally)
         if before is not None:
             shutil.rmtree(before.folder, ignore_errors=True)
         if not counts["changed"][0]:
@@ -223,7 +225,7 @@ def with_block(rule: Rule, volumes: Mapping[str, Volume], target: Place, folder:
     z, y, x = (min(b, n) for b, n in zip(shape, next(iter(volumes.values())).shape, strict=True))
     if (z + 2) * (y + 2) * (x + 2) >= 1 << PLACE_BITS:
         raise PlanError(
-            f"a block of {z} x {y} x {x} voxels is too large: flooding numbers fewer than 2^{PLACE_BITS}; give a smaller --block"
+            f"a block of {z} x {y} x {x} voxels is too large: flooding numbers fewer than 2^{PLACE_BITS}; give a smaller block_shape"
         )
     return replace(work, block_shape=(z, y, x))
 

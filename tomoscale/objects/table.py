@@ -92,7 +92,7 @@ def object_table(source: Volume | str | Path, target: str | Path, *, work: Work 
     if target.exists() and not work.overwrite:
         if _finished(folder) == wanted:
             return target
-        raise PlanError(f"{target} exists and was not made by this command: give another name, or --overwrite")
+        raise PlanError(f"{target} exists and was not made by this command: give another name, or overwrite=True")
     work.measure((measure,), {"labels": volume}, folder)
     if work.plan_only:
         return target
@@ -229,5 +229,5 @@ def _check(volume: Volume, target: Path) -> None:
         raise InputError(f"{volume.name} holds {volume.dtype}, but objects are told apart by integer labels")
     if volume.voxel_size_um is None:
         raise InputError(
-            f"{volume.name} does not say how large a voxel is, and it is never guessed: convert it with --voxel-size"
+            f"{volume.name} does not say how large a voxel is, and it is never guessed: convert it with its size, such as voxel_size_um=5.0"
         )

@@ -18,7 +18,7 @@ from tomoscale.kernels.thickness import thickness as thickness_kernel
 from tomoscale.kernels.thickness_cleanup import cleaned_thickness
 from tomoscale.measures.largest import sizes_of_integers, upper_bound
 from tomoscale.objects.distance import known_voxel_size, refuse_grey_values, run_in_turn
-from tomoscale.parts import finished_before, made_of, parts_of
+from tomoscale.parts import finished_before, made_of, parts_of, removed_if_refused
 from tomoscale.places import Place, place
 from tomoscale.step import Kernel
 from tomoscale.volume import Volume, open_zarr
@@ -84,8 +84,7 @@ def thickness(  # noqa: PLR0913 -- what is measured, and the conventions a paper
     """
     volume = opened(source)
     voxel_size = known_voxel_size(volume)
-    if len(set(voxel_size)) > 1:
-        _refuse_cubes_only(voxel_size, correction, cleanup)
+    check_conventions(voxel_size, correction, cleanup)
     correction_um = voxel_size[0] if correction == "half_voxel" else 0.0
     make = cleaned_thickness if cleanup == "fiji" else thickness_kernel
     structure = _Structure(volume, voxel_size, classes, outside, max_radius_um)
@@ -148,11 +147,12 @@ def _painted(structure: _Structure, target: Place, make: Callable[[Ball], Kernel
     parts = parts_of(target)
     squared = run_in_turn(kernels, volume, parts / "squared.zarr", work)
     counts = work.measure((sizes_of_integers(whole.limit + 1),), {"values": squared}, parts / "sizes")
-    if counts is not None and counts["unmeasured"][0]:
-        thing = "all that is not of the object" if structure.outside else "the object"
-        raise InputError(
-            f"{volume.name}: {thing} fills the whole volume, so no ball in it has an end: check the labels"
-        )
+    with removed_if_refused(parts):
+        if counts is not None and counts["unmeasured"][0]:
+            thing = "all that is not of the object" if structure.outside else "the object"
+            raise InputError(
+                f"{volume.name}: {thing} fills the whole volume, so no ball in it has an end: check the labels"
+            )
     limit = whole.limit if counts is None else upper_bound(counts)
     limit = max(1, min(limit, whole.limit if cut is None else cut.limit))
     largest = Ball(whole.weights, limit, whole.unit_um, whole.unit_um * math.sqrt(limit))
@@ -162,11 +162,16 @@ def _painted(structure: _Structure, target: Place, make: Callable[[Ball], Kernel
     return result
 
 
-def _refuse_cubes_only(voxel_size: Spacing, correction: Correction, cleanup: Cleanup) -> None:
+def check_conventions(voxel_size_um: Spacing, correction: Correction, cleanup: Cleanup) -> None:
+    """Raise `ValueError` for conventions of `thickness` that are for cubic voxels alone, where voxels are no cubes."""
+    if len(set(voxel_size_um)) == 1:
+        return
     if correction == "half_voxel":
-        raise ValueError(f"half a voxel is not one length on voxels of {voxel_size} µm: resample to cubic voxels first")
+        raise ValueError(
+            f"half a voxel is not one length on voxels of {voxel_size_um} µm: resample to cubic voxels first"
+        )
     if cleanup == "fiji":
         raise ValueError(
-            f"Fiji's clean-up takes voxels for cubes, but they are {voxel_size} µm: resample to cubic voxels first, or "
+            f"Fiji's clean-up takes voxels for cubes, but they are {voxel_size_um} µm: resample to cubic voxels first, or "
             "leave it out"
         )

@@ -207,7 +207,7 @@ class Outputs:
 def _check_cubes(volume: Volume) -> None:
     if volume.voxel_size_um is None:
         raise InputError(
-            f"{volume.name} does not say how large a voxel is, and planes at 45 degrees need cubes: convert it with --voxel-size"
+            f"{volume.name} does not say how large a voxel is, and planes at 45 degrees need cubes: convert it with its size, such as voxel_size_um=5.0"
         )
     if max(volume.voxel_size_um) > min(volume.voxel_size_um) * (1 + 1e-6):
         raise InputError(

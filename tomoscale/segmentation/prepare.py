@@ -150,7 +150,7 @@ def check_volume(volume: Volume, bundle: Bundle, *, any_voxel_size: bool) -> Non
     if volume.voxel_size_um is None:
         raise InputError(
             f"{volume.name} does not say how large a voxel is, but {bundle.card.name!r} was trained on {in_micrometres(trained)}: "
-            "at another scale its labels are wrong; convert it with --voxel-size first, or go on with --any-voxel-size"
+            "at another scale its labels are wrong; convert it with its size first, such as voxel_size_um=5.0, or go on with any_voxel_size=True"
         )
     for axis, one, other in zip(AXES, volume.voxel_size_um, trained, strict=True):
         if abs(one / other - 1) > VOXEL_SIZE_TOLERANCE:
@@ -158,14 +158,14 @@ def check_volume(volume: Volume, bundle: Bundle, *, any_voxel_size: bool) -> Non
             raise InputError(
                 f"{volume.name} has voxels of {one:g} µm along {axis}, but {bundle.card.name!r} was trained on {other:g} µm: it "
                 f"would see another scale; run `tomoscale resample {volume.name} OTHER.zarr --voxel-size {sizes}` and segment "
-                "that (its labels are sampled back the same way), take another model, or go on with --any-voxel-size"
+                "that (its labels are sampled back the same way), take another model, or go on with any_voxel_size=True"
             )
 
 
 def scaling_by_card(volume: Volume, bundle: Bundle, record: Place, work: Work) -> Scaling | None:
     """Scaling of a volume by the card, see `scaling_unless_done`."""
     how = bundle.card.normalisation
-    asks = f"{bundle.card.name!r} was trained on {how.scheme}: give the volume before it was normalised, or go on with --as-is"
+    asks = f"{bundle.card.name!r} was trained on {how.scheme}: give the volume before it was normalised, or go on with as_is=True"
     return scaling_unless_done(volume, how, record, work, asks=asks)
 
 

@@ -191,10 +191,15 @@ def _converted(volumes: dict[str, Volume], folder: Path, work: Work) -> dict[str
         role: volume
         if isinstance(volume.storage, ZarrArray) and volume.storage.complete
         # labels.zarr is what a network makes.
-        else convert(volume, folder / f"{'given_' * (role == 'labels')}{role}.zarr", kind=kind, work=work)
+        else convert(_named(volume, kind), folder / f"{'given_' * (role == 'labels')}{role}.zarr", kind=kind, work=work)
         for role, kind in KINDS.items()
         if (volume := volumes.get(role)) is not None
     }
+
+
+def _named(volume: Volume, kind: str) -> Volume:
+    """Volume with the names of the papers where it has none: a study asks for labels of their code."""
+    return replace(volume, classes=CLASSES) if kind == "labels" and not volume.classes else volume
 
 
 def described_model(model: str | Path | None) -> dict[str, Any]:

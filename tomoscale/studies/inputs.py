@@ -129,5 +129,7 @@ def voxel_size_of(volumes: Mapping[str, Volume]) -> Spacing:
     size = next((v.voxel_size_um for v in volumes.values() if v.voxel_size_um), None)
     if size is None:
         first = next(iter(volumes.values()))
-        raise InputError(f"{first.name} does not say how large a voxel is: convert it with --voxel-size")
+        raise InputError(
+            f"{first.name} does not say how large a voxel is: convert it with its size, such as voxel_size_um=5.0"
+        )
     return size

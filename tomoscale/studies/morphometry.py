@@ -24,7 +24,8 @@ from tomoscale.objects.components import components, count_components
 from tomoscale.objects.distance import known_voxel_size
 from tomoscale.objects.filters import fill_holes, keep_largest
 from tomoscale.objects.object_values import OUTER, VOXELS, ObjectValues, joined, object_values
-from tomoscale.objects.thickness import Cleanup, Correction, mid_axes, thickness
+from tomoscale.objects.thickness import Cleanup, Correction, check_conventions, mid_axes, thickness
+from tomoscale.parts import as_found_if_refused
 from tomoscale.places import replace_text
 from tomoscale.plan import begun_block, ledger_folder
 from tomoscale.plan_record import read_plan
@@ -114,11 +115,12 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     given = {"labels": opened(labels), **({} if voi is None else {"voi": opened(voi)})}
     check_agreement(given)
     size = known_voxel_size(given["labels"])
+    check_conventions(size, correction, cleanup)
     is_mask = given["labels"].kind == "mask" or given["labels"].dtype.kind == "b"
     if bone is None and given["labels"].kind == "grey" and given["labels"].dtype.kind != "f":
         raise InputError(
             f"{given['labels'].name} holds grey values, of which none is known to be bone: make a mask with `tomoscale "
-            "threshold`, or name the labels of bone (--bone)"
+            "threshold`, or name the labels of bone, such as bone=(3,)"
         )
     chosen = bone if bone is not None or is_mask else (3,)
     if chosen is not None and (not chosen or 0 in chosen or len(set(chosen)) != len(chosen)):
@@ -151,11 +153,13 @@ def table(content: Mapping[str, Any]) -> dict[str, str]:
 def _written(given: Mapping[str, Volume], settings: Settings, folder: Path, work: Work) -> dict[str, Volume]:
     """Volumes that one pass then measures, by the names of its inputs."""
     source = Phases(given["labels"], given.get("voi"), settings.bone)
-    phases = _standing(write_phases(source, folder / "phases.zarr", work), Volume(source, source.labels.voxel_size_um))
-    maps = {
-        name: _map(phases, folder / f"{name}.zarr", phase, settings, work)
-        for name, phase in (("thickness", BONE), ("separation", SPACE))
-    }
+    with as_found_if_refused(folder):
+        written = write_phases(source, folder / "phases.zarr", work)
+        phases = _standing(written, Volume(source, source.labels.voxel_size_um))
+        maps = {
+            name: _map(phases, folder / f"{name}.zarr", phase, settings, work)
+            for name, phase in (("thickness", BONE), ("separation", SPACE))
+        }
     if settings.mid_axes:
         maps |= _spacing(phases, folder, settings, work)
     # Bone is connected by corners, so what is around it is connected by faces.

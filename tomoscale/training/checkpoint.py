@@ -49,7 +49,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 -- it is no mapping
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path} is not a checkpoint that can be used ({error}): start the training again without --resume"
+            f"{path} is not a checkpoint that can be used ({error}): start the training again without resume=True"
         ) from error
 
 

@@ -23,6 +23,7 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.measures.overlap import pooled
 from tomoscale.networks.bundle import Bundle, load_bundle, save_bundle
 from tomoscale.networks.card import Card
+from tomoscale.parts import as_found_if_refused
 from tomoscale.places import replace_text
 from tomoscale.training.fold_table import csv_of, page_of, quantities, table_of
 from tomoscale.training.folds import Labelled
@@ -121,11 +122,12 @@ def cross_validate(
     folds = plan.labelled.folds(plan.folds)
     _check(plan, folds, only, work)
     network = check_network(plan.recipe, len(plan.labelled.classes))
-    results_in(folder).claim(plan.document(), resume=resume or only is not None, overwrite=work.overwrite)
     quiet = Work(work.client, work.resources, progress=work.progress)
-    for number, data in enumerate(folds, 1):
-        if not _begun(folder / f"fold_{number}"):
-            check_slices(network, plan.recipe, _prepare(number, data, plan, folder, quiet))
+    with as_found_if_refused(folder, ValueError):
+        results_in(folder).claim(plan.document(), resume=resume or only is not None, overwrite=work.overwrite)
+        for number, data in enumerate(folds, 1):
+            if not _begun(folder / f"fold_{number}"):
+                check_slices(network, plan.recipe, _prepare(number, data, plan, folder, quiet))
     results = []
     for number, data in enumerate(folds, 1):
         if only in (None, number):
@@ -158,8 +160,8 @@ def _check(plan: CrossValidation, folds: Sequence[Data], only: int | None, work:
         raise ValueError("one fold alone does not overwrite, which would remove all others: remove the output yourself")
     if plan.recipe.machine.devices > 1 and only is None:
         raise PlanError(
-            f"the recipe trains on {plan.recipe.machine.devices} devices, whose processes train one network: give --fold 1, "
-            "--fold 2, ... one after the other, and machine: devices: 1 to put the finished folds together"
+            f"the recipe trains on {plan.recipe.machine.devices} devices, whose processes train one network: give only=1, "
+            "only=2, ... one after the other, and machine: devices: 1 to put the finished folds together"
         )
     for data in folds:
         if plan.start_from is not None:

@@ -48,7 +48,7 @@ class Output:
                 shutil.rmtree(self.path)
             elif not resume:
                 raise PlanError(
-                    f"{self.path} holds a training: give --resume to go on with it, --overwrite to start again, or another output"
+                    f"{self.path} holds a training: give resume=True to go on with it, overwrite=True to start again, or another output"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
 

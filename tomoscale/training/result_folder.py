@@ -52,7 +52,7 @@ class ResultFolder:
                 return
             if not overwrite:
                 raise PlanError(
-                    f"{self.path} holds {self.what}: give --resume to go on with it, --overwrite to start again, or another output"
+                    f"{self.path} holds {self.what}: give resume=True to go on with it, overwrite=True to start again, or another output"
                 )
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
