@@ -150,8 +150,9 @@ def test_every_result_is_as_its_schema_says(tmp_path, slices, labels, capsys):
 def test_objects_distances_and_thicknesses_are_made_from_the_command_line(tmp_path, labels, capsys):
     values = open_zarr(labels).read()
     numbered = tmp_path / "objects.zarr"
-    assert told(capsys, "components", labels, numbered, "--classes", "1,2", "--connectivity", 6)["kind"] == "labels"
-    expected = scipy.ndimage.label((values == 1) | (values == 2))[0]
+    expected, n = scipy.ndimage.label((values == 1) | (values == 2))
+    found = told(capsys, "components", labels, numbered, "--classes", "1,2", "--connectivity", 6)
+    assert (found["kind"], found["objects"], found["warnings"]) == ("labels", n, [])
     np.testing.assert_array_equal(open_zarr(numbered).read(), expected)
     for name, more in {
         "remove-small": ("--min-voxels", 3),
@@ -162,18 +163,73 @@ def test_objects_distances_and_thicknesses_are_made_from_the_command_line(tmp_pa
         told(capsys, name, labels, tmp_path / f"{name}.zarr", *more)
     kept = open_zarr(tmp_path / "keep-largest.zarr").read()
     assert 0 < np.count_nonzero(kept) < np.count_nonzero(values)
-    told(capsys, "distance", labels, tmp_path / "far.zarr", "--classes", 3)
+    found = told(capsys, "distance", labels, tmp_path / "far.zarr", "--classes", 3)
+    assert found["object_voxels"] == np.count_nonzero(values == 3)
     far = scipy.ndimage.distance_transform_edt(values != 3, sampling=5)
     np.testing.assert_allclose(open_zarr(tmp_path / "far.zarr").read(), far, rtol=1e-6)
-    told(capsys, "thickness", labels, tmp_path / "thick.zarr", "--classes", 3, "--max-radius", "20um")
+    found = told(capsys, "thickness", labels, tmp_path / "thick.zarr", "--classes", 3, "--max-radius", "20um")
+    assert found["object_voxels"] == np.count_nonzero(values == 3)
     told(capsys, "thickness", labels, tmp_path / "cleaned.zarr", "--classes", 3, "--cleanup", "fiji")
-    assert told(capsys, "threshold", labels, tmp_path / "bone.zarr", "--range", 2, 3)["up_to"] == 3
+    found = told(capsys, "threshold", labels, tmp_path / "bone.zarr", "--range", 2, 3)
+    assert (found["up_to"], found["mask_voxels"]) == (3, np.count_nonzero(values == 3))
     np.testing.assert_array_equal(open_zarr(tmp_path / "bone.zarr").read(), values == 3)
     table = told(capsys, "object-table", numbered, tmp_path / "objects.csv")["table"]
     assert len(Path(table).read_text().splitlines()) == 1 + expected.max()
     assert open_zarr(tmp_path / "thick.zarr").read().max() <= 40
     assert main(["components", str(labels), str(numbered), "--classes", "1,1"]) == 2
     assert "numbers that are all different" in capsys.readouterr().err
+
+
+def test_what_holds_nothing_is_said_and_what_filters_did_is_counted(tmp_path, capsys):
+    values = np.zeros((9, 10, 11), np.uint8)
+    volume_at(tmp_path / "empty.zarr", values.astype(bool), kind="mask")
+    values[1:4, 1:4, 1:4], values[6, 6, 6] = 1, 1
+    values[2, 2, 2] = 0
+    volume_at(tmp_path / "two.zarr", values.astype(bool), kind="mask")
+    volume_at(tmp_path / "grey.zarr", values)
+    for line, source, said in (
+        ("threshold --above 1", "grey", "no voxel of {} is above 1, so the mask is empty"),
+        ("threshold --range -1 9", "grey", "every voxel of {} is above -1 and not above 9, so the mask is full"),
+        ("distance", "empty", "no voxel of the object, so every distance is infinite"),
+        ("distance --inside", "empty", "no voxel of the object, so every distance is 0"),
+        ("thickness", "empty", "no voxel of the object, so the thickness is 0 everywhere"),
+        ("components", "empty", "no voxel of the object, so nothing is numbered"),
+        ("keep-largest", "empty", "no voxel of the object, so nothing is changed"),
+    ):
+        name, *how = line.split()
+        path = tmp_path / f"{source}.zarr"
+        assert main([name, str(path), str(tmp_path / "out.zarr"), *how, "--quiet", "--overwrite"]) == 0
+        assert said.format(path) in capsys.readouterr().out
+    counted = {
+        name: told(capsys, name, tmp_path / "two.zarr", tmp_path / f"{name}.zarr", *more)
+        for name, *more in (("keep-largest",), ("remove-small", "--min-voxels", 99), ("fill-holes",))
+    }
+    assert [counted["keep-largest"][k] for k in ("objects_kept", "objects_changed")] == [1, 1]
+    assert [counted["remove-small"][k] for k in ("objects_kept", "objects_changed")] == [0, 2]
+    assert counted["fill-holes"]["holes_filled"] == 1
+
+
+@pytest.mark.parametrize("command", ["distance", "thickness", "components", "split", "object-table"])
+def test_a_plan_of_what_is_finished_says_so_and_where(tmp_path, capsys, command):
+    values = np.zeros((9, 10, 11), np.uint32)
+    values[1:4, 1:4, 1:4] = 1
+    source, target = volume_at(tmp_path / "one.zarr", values, kind="labels"), tmp_path / "out.csv"
+    line = [command, str(source), str(target), "--quiet"]
+    assert main([*line, "--plan"]) == main(line) == 0
+    assert "none: the same command" not in capsys.readouterr().out
+    (plan,) = told(capsys, *line, "--plan")["plans"]
+    assert plan == {"step": "none: the same command has finished this", "target": str(target)}
+    assert main([*line, "--plan", "--overwrite"]) == 0
+    assert "none: the same command" not in capsys.readouterr().out
+
+
+def test_a_plan_says_what_an_earlier_run_of_it_has_done(tmp_path, labels, capsys):
+    line = ["clean", labels, tmp_path / "clean.zarr", "--no-pyramid"]
+    assert "done" not in told(capsys, *line, "--plan")["plans"][0]
+    told(capsys, *line)
+    (plan,) = told(capsys, *line, "--plan")["plans"]
+    assert plan["done"] == f"{plan['blocks'].split()[0]} of {plan['blocks'].split()[0]} blocks: finished"
+    assert "done" not in told(capsys, *line, "--radius", 2, "--plan")["plans"][0], "another plan"
 
 
 def test_touching_objects_are_split_and_reliefs_flooded_from_the_command_line(tmp_path, capsys):

@@ -36,6 +36,7 @@ def test_limits_are_open_below_and_closed_above(tmp_path, grey):
     found = threshold(memory(grey), tmp_path / "a.zarr", low=63, high=150, work=quiet(block_shape=(5, 6, 7)))
     np.testing.assert_array_equal(found.mask.read(), (grey > 63) & (grey <= 150))
     assert (found.mask.kind, found.low, found.high) == ("mask", 63, 150)
+    assert found.voxels == found.mask.read().sum()
     dark = threshold(memory(grey), tmp_path / "b.zarr", high=63, work=quiet())
     np.testing.assert_array_equal(dark.mask.read(), grey <= 63)
 

@@ -9,6 +9,7 @@ import numpy as np
 from tomoscale.errors import InputError
 from tomoscale.formats import Source, opened
 from tomoscale.kernels.classes import threshold as threshold_kernel
+from tomoscale.kernels.counted import NOT_ZERO, counting
 from tomoscale.kernels.filters import cast
 from tomoscale.measures.greys import n_bins, values_of
 from tomoscale.measures.intensity import histogram
@@ -30,6 +31,12 @@ class Thresholded:
     mask: Volume
     low: float | None
     high: float | None
+
+    @property
+    def voxels(self) -> int | None:
+        """How many voxels are in the mask; None where only plans are shown."""
+        counted = self.mask.counted.get(NOT_ZERO)
+        return None if counted is None else int(counted[0])
 
 
 def threshold(
@@ -81,7 +88,7 @@ def threshold(
     if volume.dtype.kind == "f":
         # NaN is on neither side of a limit; to call it dark would be a guess.
         kernel = cast(volume.dtype, "refuse").then(kernel)
-    return Thresholded(work.map(kernel, volume, target, kind="mask"), low, high)
+    return Thresholded(work.map(counting(kernel), volume, target, kind="mask"), low, high)
 
 
 def _otsu(volume: Volume, target: Place, work: Work) -> float | None:

@@ -113,6 +113,12 @@ class Volume:
         state = self.storage.state() if isinstance(self.storage, ZarrArray) else None
         return self.exists if state is None else state.get("finished") is True
 
+    @property
+    def counted(self) -> dict[str, Any]:
+        """What the kernel that made it counted on the way, by name, summed over all blocks; of any other volume nothing."""
+        state = self.storage.state() if isinstance(self.storage, ZarrArray) else None
+        return dict(((state or {}).get("record") or {}).get("counts") or {})
+
     def read(self, region: Sequence[slice] | None = None) -> np.ndarray:
         """Values of a region (slices of voxels along z, y, x), or of the whole volume.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ class Work:
     def run(self, plan: Plan) -> Any:
         """Run a plan, and note it for reports; with `plan_only`, print it and return None."""
         if self.plan_only:
-            print(plan, end="\n\n")
+            print(plan, *self._begun(plan), sep="\n", end="\n\n")
             return None
         started = time.perf_counter()
         result = run(plan, self.client, progress=self.progress, hanging_seconds=self.hanging_seconds)
@@ -136,6 +137,21 @@ class Work:
             }
         )
         return result
+
+    def tell_finished(self, output: Place) -> None:
+        """With `plan_only`, say in place of plans that the same command has finished an output, and where it is."""
+        if self.plan_only:
+            print(f"{'step':>10}  none: the same command has finished this\n{'target':>10}  {output}", end="\n\n")
+
+    def _begun(self, plan: Plan) -> list[str]:
+        """What an earlier run of a plan has done, as a line of it; none where nothing was done, or by another plan."""
+        record = plan.record
+        if self.overwrite or record is None or not (record / "plan.json").exists():
+            return []
+        wanted = json.loads(json.dumps({**plan.describe(), "n_blocks": len(plan.grid)}))
+        done = int(Ledger.load(record).done.sum()) if read_plan(record) == wanted else 0
+        end = "finished" if done == len(plan.grid) else "the same command does the others"
+        return [f"{'done':>10}  {done} of {len(plan.grid)} blocks: {end}"] if done else []
 
     def available(self) -> Resources:
         """Resources to plan with: those given, else what the client or this machine has."""

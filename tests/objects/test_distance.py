@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.blocks import measure_by_blocks
+from tests.world import volume_at
 from tomoscale.errors import InputError, PlanError
 from tomoscale.measures.largest import sizes_of_integers, upper_bound
 from tomoscale.memory_array import MemoryArray
 from tomoscale.objects.components import components
-from tomoscale.objects.distance import distance
+from tomoscale.objects.distance import distance, object_voxels
 from tomoscale.objects.filters import keep_largest
 from tomoscale.objects.thickness import thickness
 from tomoscale.volume import Volume, create_volume, open_zarr
@@ -171,3 +172,13 @@ def test_whole_numbers_that_may_be_grey_values_are_no_object(tmp_path, command):
     with pytest.raises(InputError, match=r"is not known to hold labels or a mask.*classes=\(1, 2\)"):
         command(scan, tmp_path / "all.zarr", work=Work(progress=False))
     assert command(scan, tmp_path / "named.zarr", classes=(200,), work=Work(progress=False)).finished
+
+
+@pytest.mark.parametrize("cleanup", ["none", "fiji"])
+def test_voxels_of_the_object_are_counted_once_whatever_the_margins(tmp_path, cleanup):
+    values = (np.random.default_rng(2).random((9, 10, 11)) < 0.5).astype(np.uint8)
+    volume = volume_at(tmp_path / "half.zarr", values)
+    work = Work(block_shape=(4, 5, 6), progress=False)
+    thick = thickness(volume, tmp_path / "t.zarr", cleanup=cleanup, work=work)
+    far = distance(volume, tmp_path / "d.zarr", work=work)
+    assert object_voxels(thick, inside=True) == object_voxels(far, inside=False) == np.count_nonzero(values)

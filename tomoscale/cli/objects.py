@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscale.cli import values
+from tomoscale.cli import found, values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, lazily, option
+from tomoscale.cli.found import finding
 from tomoscale.cli.volume_options import ANY_VOXEL_SIZE, MODEL
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def _porosity_table(content: dict[str, Any]) -> dict[str, str]:
 
 
 def _command(name: str, text: str, example: str, run: Any, *options: Any) -> Command:
-    return Command(name, text, f"tomoscale {example}", run, (SOURCE, TARGET, *options), works=True, step=True)
+    made, show = (SOURCE, TARGET, *options), found.with_warnings
+    return Command(name, text, f"tomoscale {example}", run, made, works=True, step=True, show=show)
 
 
 COMMANDS = (
@@ -75,7 +77,7 @@ COMMANDS = (
         "components",
         "number the connected components of labels or a mask",
         "components clean.zarr objects.zarr --classes 3",
-        lazily("objects.components", "components"),
+        finding(lazily("objects.components", "components"), found.of_components),
         CLASSES,
         CONNECTIVITY,
         MULTILABEL,
@@ -84,7 +86,7 @@ COMMANDS = (
         "remove-small",
         "remove objects that are smaller than a number of voxels",
         "remove-small clean.zarr large.zarr --min-voxels 100",
-        lazily("objects.filters", "remove_small"),
+        finding(lazily("objects.filters", "remove_small"), found.of_filter),
         option("--min-voxels", type=values.positive, required=True, metavar="N", help="smallest size that is kept"),
         CLASSES,
         CONNECTIVITY,
@@ -94,7 +96,7 @@ COMMANDS = (
         "keep-largest",
         "keep the largest objects alone",
         "keep-largest clean.zarr bone.zarr --classes 3",
-        lazily("objects.filters", "keep_largest"),
+        finding(lazily("objects.filters", "keep_largest"), found.of_filter),
         option("--number", dest="n", type=values.positive, default=1, metavar="N", help="how many stay (default 1)"),
         CLASSES,
         CONNECTIVITY,
@@ -104,7 +106,7 @@ COMMANDS = (
         "replace-islands",
         "give small islands of labels the label that surrounds them most",
         "replace-islands labels.zarr clean.zarr --min-voxels 100",
-        lazily("objects.filters", "replace_islands"),
+        finding(lazily("objects.filters", "replace_islands"), found.of_filter),
         option(
             "--min-voxels",
             type=values.positive,
@@ -119,7 +121,7 @@ COMMANDS = (
         "fill-holes",
         "fill the holes of an object that do not reach the border",
         "fill-holes clean.zarr filled.zarr --classes 3",
-        lazily("objects.filters", "fill_holes"),
+        finding(lazily("objects.filters", "fill_holes"), found.of_holes),
         CLASSES,
         CONNECTIVITY,
     ),
@@ -127,7 +129,7 @@ COMMANDS = (
         "distance",
         "write the exact distance of every voxel to an object, in micrometres",
         "distance clean.zarr far.zarr --classes 1,2",
-        lazily("objects.distance", "distance"),
+        finding(lazily("objects.distance", "distance"), found.of_distance),
         CLASSES,
         flag("--inside", "the distance of the object's voxels to what lies outside it instead"),
     ),
@@ -135,7 +137,7 @@ COMMANDS = (
         "thickness",
         "write the local thickness of an object, in micrometres",
         "thickness clean.zarr thickness.zarr --classes 3",
-        lazily("objects.thickness", "thickness"),
+        finding(lazily("objects.thickness", "thickness"), found.of_thickness),
         CLASSES,
         flag("--outside", "the thickness of all that is not of the object (separation)"),
         CORRECTION,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, option, pyramid_option
+from tomoscale.cli.found import in_mask, with_warnings
 from tomoscale.cli.fusing import PLANES
+from tomoscale.cli.results import of_volume
 from tomoscale.cli.volume_options import (
     ANY_VOXEL_SIZE,
     AS_IS,
@@ -62,7 +64,6 @@ def _normalise(source: Any, target: Path, *, work: Work, pyramid: bool, percenti
 def _threshold(  # noqa: PLR0913 -- three ways to say what the mask is
     source: Any, target: Path, *, work: Work, above: Any, range: Any, otsu: bool, pyramid: bool
 ) -> Any:
-    from tomoscale.cli.results import of_volume
     from tomoscale.thresholding import threshold
 
     if [above is not None, range is not None, otsu].count(True) != 1:
@@ -71,11 +72,10 @@ def _threshold(  # noqa: PLR0913 -- three ways to say what the mask is
     found = threshold(source, target, low=low, high=high, otsu=otsu, work=work)
     if work.plan_only:
         return None
-    return {**of_volume(with_pyramid(found.mask, pyramid, work)), "above": found.low, "up_to": found.high}
+    return {**of_volume(with_pyramid(found.mask, pyramid, work)), **in_mask(found, source)}
 
 
 def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, planes: str, **how: Any) -> Any:
-    from tomoscale.cli.results import of_volume
     from tomoscale.segmentation.segment import segment, summary
 
     volume = with_pyramid(segment(source, target, planes=int(planes), work=work, **how), pyramid, work)
@@ -180,7 +180,7 @@ COMMANDS = (
         ),
         works=True,
         step=True,
-        show=lambda result: {k: v for k, v in result.items() if v is not None},
+        show=with_warnings,
     ),
     Command(
         "segment",

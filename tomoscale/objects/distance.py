@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 from tomoscale.errors import InputError
 from tomoscale.formats import Source, opened
 from tomoscale.geometry import Spacing
+from tomoscale.kernels.counted import NOT_ZERO, counting
 from tomoscale.kernels.line_distance import distance_by_axis
 from tomoscale.parts import finished_before, made_of, parts_of
 from tomoscale.places import Place, place
@@ -54,8 +56,24 @@ def distance(
     """
     work, volume = work or Work(), opened(source)
     refuse_grey_values(volume, classes)
-    kernels = distance_by_axis(volume.shape, known_voxel_size(volume), classes, inside=inside)
-    return run_in_turn(kernels, volume, place(target), work)
+    *first, last = distance_by_axis(volume.shape, known_voxel_size(volume), classes, inside=inside)
+    return run_in_turn((*first, counting(last)), volume, place(target), work)
+
+
+def object_voxels(made: Volume, *, inside: bool) -> int | None:
+    """How many voxels of the object a volume of `distance` was made of; None if it does not say so.
+
+    Parameters
+    ----------
+    made : Volume
+        Distances, or with `inside` also the thickness of an object.
+    inside : bool
+        Whether it is 0 outside of the object; otherwise in it.
+    """
+    counted = made.counted.get(NOT_ZERO)
+    if counted is None:
+        return None
+    return int(counted[0]) if inside else math.prod(made.shape) - int(counted[0])
 
 
 def known_voxel_size(volume: Volume) -> Spacing:
@@ -90,6 +108,7 @@ def run_in_turn(kernels: tuple[Kernel, ...], source: Volume, target: Place, work
     """Run kernels after each other, the last into `target`; what lies between is removed once that is done."""
     kernels = (*kernels[:-1], made_of(kernels[-1], source))
     if not work.overwrite and finished_before(target, kernels[-1]):
+        work.tell_finished(target)
         return open_zarr(target)
     parts = parts_of(target)
     for number, kernel in enumerate(kernels[:-1], start=1):

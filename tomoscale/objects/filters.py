@@ -15,7 +15,7 @@ import numpy as np
 from tomoscale.formats import Source, opened
 from tomoscale.kernels.row_runs import Connectivity
 from tomoscale.objects.decisions import fill, from_size, inside, keep, keep_n_largest, outside, paint_outer, surround
-from tomoscale.objects.passes import Decide, Operation, Output, run_passes
+from tomoscale.objects.passes import Decide, Operation, Output, remembered, run_passes
 from tomoscale.objects.pieces import Selection
 from tomoscale.places import Place, place
 from tomoscale.volume import Kind, Volume
@@ -247,6 +247,18 @@ def outer_background(
     operation = Operation("outer background", selection, paint_outer, on_source=False)
     volume = _opened(source, selection)
     return run_passes(operation, volume, Output(place(target), "mask", np.dtype(bool)), work or Work())
+
+
+def filter_figures(target: str | Place) -> dict[str, int]:
+    """How many objects a finished filter has left as they were, and how many not, by name.
+
+    Raises
+    ------
+    InputError
+        If `target` was not made by one.
+    """
+    found = remembered(Output(place(target), "labels", np.dtype(np.uint32)))
+    return {"objects_kept": int(found["kept"]), "objects_changed": int(found["changed"])}
 
 
 def _filter(  # noqa: PLR0913 -- an operation, taken apart

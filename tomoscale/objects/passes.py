@@ -116,9 +116,12 @@ def run_passes(operation: Operation, source: Volume, output: Output, work: Work)
     measure = pieces(operation.selection, output.folder / "pieces", voting=operation.voting)
     first = plan_measure(measure, source, record=output.folder, block_shape=work.block_shape, resources=work.resources)
     # A plan may be of a volume that an earlier step is to make: nothing is known of its content yet.
-    known = {} if work.plan_only else first.describe()
+    known = first.describe() if source.exists else {}
     wanted = {**known, "operation": {operation.name: dict(operation.parameters)}}
-    decided = None if work.overwrite or work.plan_only else _decided(output, wanted)
+    decided = None if work.overwrite or not source.exists else _decided(output, wanted)
+    if work.plan_only and decided is not None and output.finished:
+        work.tell_finished(output.path)
+        return open_zarr(output.path)
     if decided is None or not output.finished:
         counts = work.measure((measure,), {"labels": source}, output.folder)
         if work.plan_only:

@@ -121,6 +121,7 @@ def semi_automatic(
     asked = _asked(markers, steep, bone_above)
     refuse_own_source(target, (scan,) if isinstance(markers, Seeds) else (scan, opened(markers)))
     if not work.overwrite and finished_before(target, _last(scan, scan, bone_above, asked), found=(FOUND,)):
+        work.tell_finished(target)
         return open_zarr(target)
     parts = parts_of(target)
     seeds = _marked(scan, parts, markers, work)

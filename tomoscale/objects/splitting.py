@@ -121,6 +121,7 @@ def maxima(
     rule = Maxima(float(depth_um), connectivity)
     unsettled = Settled(Borders(Grid(volume.shape, volume.shape), ""), 0, ())
     if not work.overwrite and finished_before(target, painting(rule, unsettled, (), rounds=0), found=("rounds",)):
+        work.tell_finished(target)
         return open_zarr(target)
     parts = parts_of(target)
     work = with_block(rule, {"relief": volume}, target, parts, "mask", work)
@@ -181,6 +182,7 @@ def split_touching(
     rule = Flooding(connectivity, np.dtype(np.uint32), True, classes, True, name="split")
     made = {"made of": identity(volume), "min_depth_um": depth_um}
     if not work.overwrite and flooded_before(rule, {"relief": volume}, target, {**made, "objects": 0}, ("objects",)):
+        work.tell_finished(target)
         return open_zarr(target)
     parts = parts_of(target)
     far = distance(volume, parts / "distance.zarr", classes=classes, inside=True, work=work)

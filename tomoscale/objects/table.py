@@ -91,6 +91,7 @@ def object_table(source: Volume | str | Path, target: str | Path, *, work: Work 
     wanted = json.loads(json.dumps(plan.describe()))
     if target.exists() and not work.overwrite:
         if _finished(folder) == wanted:
+            work.tell_finished(target)
             return target
         raise PlanError(f"{target} exists and was not made by this command: give another name, or overwrite=True")
     work.measure((measure,), {"labels": volume}, folder)

@@ -12,6 +12,7 @@ from tomoscale.errors import InputError
 from tomoscale.formats import Source, opened
 from tomoscale.geometry import Spacing
 from tomoscale.kernels.ball import Ball, covering_ball, make_ball
+from tomoscale.kernels.counted import counting
 from tomoscale.kernels.line_distance import distance_by_axis
 from tomoscale.kernels.mid_axes import mid_axes as mid_axes_kernel
 from tomoscale.kernels.thickness import thickness as thickness_kernel
@@ -139,9 +140,10 @@ def _painted(structure: _Structure, target: Place, make: Callable[[Ball], Kernel
     whole = covering_ball(volume.shape, voxel_size)
 
     def last(largest: Ball) -> Kernel:
-        return made_of(make(largest), volume, **structure.asked())
+        return made_of(counting(make(largest)), volume, **structure.asked())
 
     if not work.overwrite and finished_before(target, last(whole), found=("radius_um",)):
+        work.tell_finished(target)
         return open_zarr(target)
     kernels = distance_by_axis(volume.shape, voxel_size, structure.classes, inside=not structure.outside, squared=True)
     parts = parts_of(target)

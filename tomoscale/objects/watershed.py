@@ -178,6 +178,7 @@ def watershed(  # noqa: PLR0913 -- a relief, its markers, and what decides where
     rule = Flooding(connectivity, np.dtype(f"u{seeds.dtype.itemsize}"), mask is not None, mask_classes, descending)
     made = {name: identity(volume) for name, volume in volumes.items() if name != "relief"}
     if not work.overwrite and flooded_before(rule, volumes, target, made):
+        work.tell_finished(target)
         return open_zarr(target)
     result = flood_to(rule, volumes, target, made, work)
     if not work.plan_only:
