@@ -120,7 +120,9 @@ def test_every_result_is_as_its_schema_says(tmp_path, slices, labels, capsys):
         "kind": "grey",
     }
     told(capsys, "normalise", scan, normal)
-    told(capsys, "segment", normal, tmp_path / "found.zarr")
+    assert told(capsys, "segment", normal, tmp_path / "found.zarr")["scaling"] is None
+    assert main(["segment", str(normal), str(tmp_path / "found.zarr"), "--quiet"]) == 0
+    assert "normalised already" in capsys.readouterr().out
     shares = ("--probabilities", tmp_path / "shares", "--quantisation", "uint16")
     kept = told(
         capsys, "segment", scan, tmp_path / "kept.zarr", "--precision", "bfloat16", "--tolerance", 0.01, *shares
@@ -673,7 +675,7 @@ def test_a_chain_given_again_goes_on_and_a_changed_step_is_refused(tmp_path, sli
     assert main(["run", chain_at(tmp_path, low=2), "--quiet"]) == 4
     message = capsys.readouterr().err
     assert "step.clip_and_scale.low: was" in message
-    assert "chain.yaml:5: normalise" in message
+    assert "chain.yaml:5: steps #2.normalise" in message
 
 
 def test_the_plan_of_a_chain_shows_every_pass_and_writes_nothing(tmp_path, slices, labels, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -11,17 +12,24 @@ import pytest
 import scipy.ndimage
 
 from tests.blocks import map_whole
+from tests.world import volume_at
 from tomoscale.cli import main
 from tomoscale.commands import CLASSES, clean, convert, normalise, report
 from tomoscale.demo import demo
 from tomoscale.driver import Driver
 from tomoscale.errors import InputError, Interrupted, PlanError
+from tomoscale.formats import open_tiff, open_volume
+from tomoscale.formats.export import export_volume
 from tomoscale.kernels.majority import majority
 from tomoscale.measures.cells import DIRECTIONS, direction_weights
 from tomoscale.memory_array import MemoryArray
-from tomoscale.segmentation.segment import segment
+from tomoscale.networks.bundle import load_bundle
+from tomoscale.objects.components import components
+from tomoscale.objects.table import object_table
+from tomoscale.segmentation.segment import SHIPPED_MODEL, segment
 from tomoscale.studies import implant
 from tomoscale.volume import Volume, open_zarr
+from tomoscale.watch import run_state
 from tomoscale.work import Work, working
 
 SHAPE = (52, 64, 60)
@@ -489,3 +497,30 @@ def test_measuring_refuses_times_that_cannot_be_and_voxels_of_no_size(tmp_path):
         implant.measure(Volume(labels.storage, None), tmp_path / "b", work=quiet())
     with pytest.raises(InputError, match="holds no results"):
         report(tmp_path, tmp_path / "report.html")
+
+
+def test_a_tilde_is_the_home_directory_wherever_a_path_is_given(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    values = np.random.default_rng(3).integers(0, 3, (6, 7, 8)).astype(np.uint8)
+    volume_at(home / "labels.zarr", values)
+    np.testing.assert_array_equal(open_volume("~/labels.zarr").read(), values)
+    made = (
+        clean("~/labels.zarr", "~/clean.zarr", work=quiet()).name,
+        components("~/labels.zarr", "~/objects.zarr", work=quiet()).name,
+        object_table("~/objects.zarr", "~/objects.csv", work=quiet()),
+        export_volume("~/labels.zarr", "~/labels.tif"),
+        open_tiff("~/labels.tif").name,
+        run_state("~/clean.zarr").folder,
+        implant.measure("~/labels.zarr", "~/results", work=quiet()) and report("~/results", "~/report.html").path,
+    )
+    assert all(Path(path).is_relative_to(home) and Path(path).exists() for path in made)
+    shutil.copytree(SHIPPED_MODEL, home / "model")
+    assert load_bundle("~/model").path.is_relative_to(home)
+    chain = tmp_path / "chain.yaml"
+    chain.write_text("steps:\n  - clean: {source: ~/labels.zarr, target: ~/again.zarr}\n")
+    assert main(["run", str(chain), "--quiet"]) == 0
+    assert main(["info", "~/again.zarr"]) == 0
+    assert not (tmp_path / "~").exists()
+    assert not Path("~").exists()

@@ -88,7 +88,7 @@ def test_text_stays_as_it_was_written(tmp_path, text):
         ("source: a\nvoxel-size: five", "'five' is not one positive length or three"),
         ("source: a\npercentiles: [1]", "the list of 1 must hold 2 values"),
         ("source: a\npercentiles: 1", "'1' must be a list"),
-        ("source: a\npercentiles: [1, high]", r"study.yaml:2: percentiles\[1\]: 'high' is not a number"),
+        ("source: a\npercentiles: [1, high]", r"study.yaml:2: percentiles #2: 'high' is not a number"),
         ("source: a\nkind: gray", "'gray' must be one of grey, labels; did you mean grey?"),
         ("source: a\nradius: 1.5", "'1.5' is not a whole number of at least 1"),
         ("source: a\nexclude-zeros: yes", "'yes' must be true or false"),
@@ -166,7 +166,7 @@ def test_keys_are_checked_with_their_line(tmp_path):
     root = load(written(tmp_path, "steps:\n  - convert:\n      sourxe: a\n"))
     inside = root.value["steps"].value[0].value["convert"]
     with pytest.raises(
-        ConfigurationError, match=r"study.yaml:3: steps\[0\].convert.sourxe: no such key; did you mean source"
+        ConfigurationError, match=r"study.yaml:3: steps #1.convert.sourxe: no such key; did you mean source"
     ):
         check_keys(inside, ["source", "target"])
     assert did_you_mean("zzz", ["source"]) == ""

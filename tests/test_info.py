@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 
 from tests.blocks import seeds
 from tomoscale.engine import run
-from tomoscale.errors import InputError
+from tomoscale.errors import InputError, IntegrityError
+from tomoscale.formats import open_volume
 from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.geometry import Region, Shape
 from tomoscale.info import in_words, info
@@ -132,12 +135,38 @@ def test_what_cannot_be_opened_is_an_error_and_what_cannot_be_read_a_warning(tmp
     for path in slices.glob("*.tif"):
         data = bytearray(path.read_bytes())
         path.write_bytes(data)
-    volume = create_volume(tmp_path / "v.zarr", shape=(8, 8, 8), dtype=np.uint8)
-    volume.create()
-    found = info(tmp_path / "v.zarr")
+    volume = halves(tmp_path / "v.zarr", finished=True)
+    shutil.rmtree(tmp_path / "v.zarr" / "0" / "c")
+    found = info(volume)
     assert found["sample"] is None
     assert found["warnings"][0].startswith("no value could be read")
     words(found)
+
+
+def test_what_a_stopped_run_has_not_computed_is_no_fault(tmp_path):
+    volume = create_volume(tmp_path / "begun.zarr", shape=(8, 8, 8), dtype=np.uint8)
+    volume.create()
+    found = info(tmp_path / "begun.zarr")
+    assert (found["sample"], found["warnings"], found["state"]) == (None, [], "not finished")
+    halves(tmp_path / "half.zarr", finished=False)
+    found = info(tmp_path / "half.zarr")
+    assert (found["sample"]["voxels"], found["warnings"]) == (32 * 64 * 64, [])
+    assert "in a sample of 50.0 % of the voxels, of those computed" in words(found)
+    begun = open_volume(tmp_path / "half.zarr", unfinished=True)
+    with pytest.raises(IntegrityError, match="it is not computed yet, or was lost; `tomoscale status` says how far"):
+        begun.read()
+
+
+def halves(path: Path, *, finished: bool) -> Path:
+    """A volume of two shards; of one that is not finished only the first is there."""
+    volume = create_volume(path, shape=(64, 64, 64), dtype=np.uint8, shard_shape=(32, 64, 64), chunk_shape=(32, 32, 32))
+    volume.create()
+    for z in (0, 32) if finished else (0,):
+        values = np.arange(32 * 64 * 64, dtype=np.uint8).reshape(32, 64, 64)
+        volume.write((slice(z, z + 32), slice(0, 64), slice(0, 64)), values)
+    if finished:
+        volume.finish({})
+    return path
 
 
 # --- The sample ---
@@ -237,14 +266,9 @@ def test_constant_slices_are_named():
 
 
 def test_some_blocks_that_cannot_be_read_are_a_warning(tmp_path):
-    volume = create_volume(
-        tmp_path / "v.zarr", shape=(64, 64, 64), dtype=np.uint8, shard_shape=(32, 64, 64), chunk_shape=(32, 32, 32)
-    )
-    volume.create()
-    volume.write(
-        (slice(0, 32), slice(0, 64), slice(0, 64)), np.arange(32 * 64 * 64, dtype=np.uint8).reshape(32, 64, 64)
-    )
-    found = info(tmp_path / "v.zarr")
+    found = halves(tmp_path / "v.zarr", finished=True)
+    shutil.rmtree(found / "0" / "c" / "1")
+    found = info(found)
     assert found["sample"]["voxels"] == 32 * 64 * 64
     assert found["warnings"][0].startswith("some blocks could not be read")
 

@@ -188,7 +188,7 @@ FILES = (
     mistake("an empty folder", "convert {empty} {out} " + SIZE, 3, "{empty}", "TIFF"),
     mistake("a text file", "convert {text_txt} {out} " + SIZE, 3, "{text_txt}", "not a format we read"),
     mistake("a picture", "convert {picture_png} {out} " + SIZE, 3, "{picture_png}", "not a format we read"),
-    mistake("no voxel size", "convert {slices} {out}", 3, "{slices}", "give --voxel-size"),
+    mistake("no voxel size", "convert {slices} {out}", 3, "{slices}", "such as --voxel-size 5um"),
     mistake("another voxel size", "convert {scan} {out} --voxel-size 7um", 3, "{scan}", "7", "5"),
     mistake("a slice cut short", "convert {slices_cut} {out} " + SIZE, 3, "recon_00007"),
     mistake(

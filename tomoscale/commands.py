@@ -24,7 +24,7 @@ from tomoscale.kernels.scaling import standardise
 from tomoscale.measures.population import Population
 from tomoscale.networks.card import Normalisation
 from tomoscale.normalisation import scaling_of
-from tomoscale.places import Place, place
+from tomoscale.places import Place, local_path, place
 from tomoscale.volume import Kind, LabelClass, Volume
 from tomoscale.work import Work
 
@@ -221,7 +221,7 @@ def report(
     from tomoscale.report.study import write_study_report
     from tomoscale.report.written import Report
 
-    folder, target, figures = Path(results), Path(target), None if figures is None else Path(figures)
+    folder, target, figures = local_path(results), local_path(target), None if figures is None else local_path(figures)
     is_study = (folder / "study.json").exists()
     file = folder / ("study.json" if is_study else "results.json")
     if not file.is_file():

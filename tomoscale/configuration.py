@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from tomoscale.places import is_bucket
+from tomoscale.places import is_bucket, local_path
 from tomoscale.settings import ConfigurationError, Setting
 
 
@@ -103,7 +103,7 @@ def _one(setting: Setting, action: argparse.Action, paths: Sequence[Callable[[st
         )
     if action.type in paths and not is_bucket(text):
         # The text is joined, since what comes after :: in it is no path.
-        return action.type(str(setting.file.parent / text)) if callable(action.type) else text
+        return action.type(str(setting.file.parent / local_path(text))) if callable(action.type) else text
     return value
 
 

@@ -12,7 +12,7 @@ from tomoscale.commands import CLASSES, clean, convert, normalise, report
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Shape
 from tomoscale.phantom import Phantom
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.progress import duration
 from tomoscale.segmentation.segment import segment
 from tomoscale.studies import implant
@@ -43,7 +43,7 @@ def demo(
     dict
         The numbers by name, and the path of the report; None where only plans are shown.
     """
-    work, folder, started = work or Work(), Path(folder), time.perf_counter()
+    work, folder, started = work or Work(), local_path(folder), time.perf_counter()
     phantom = Phantom(shape, seed)
     slices = folder / "slices"
     if not work.plan_only:

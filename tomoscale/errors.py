@@ -32,6 +32,10 @@ class IntegrityError(RuntimeError):
     exit_code = 7
 
 
+class NotStored(IntegrityError):
+    """Voxels of our own that are nowhere: lost, or in a volume that is not finished not computed yet."""
+
+
 class Interrupted(RuntimeError):
     """The run was stopped from outside; what is done is recorded and the same call goes on from there."""
 

@@ -106,7 +106,10 @@ def in_words(found: dict[str, Any]) -> dict[str, str]:
         ("classes", ", ".join(f"{c['value']} {c['name']}" for c in found["classes"])),
         ("levels", ", ".join(shape_text(level["shape"]) for level in found["levels"])),
         ("state", found["state"]),
-        ("sample", "" if sample is None else _sample_text(sample)),
+        (
+            "sample",
+            "" if sample is None else _sample_text(sample) + ("" if found["finished"] else ", of those computed"),
+        ),
         *((f"warning {number}", text) for number, text in enumerate(found["warnings"], 1)),
     ]
     return {name: value for name, value in rows if value}
@@ -158,9 +161,10 @@ def _level(level: Volume) -> dict[str, Any]:
 
 
 def _sampled(volume: Volume) -> tuple[Probe | None, str]:
-    """Probe of a volume, or why there is none."""
+    """Probe of a volume, or why there is none; neither of one of which nothing is computed yet."""
     try:
-        return read_probe(volume), ""
+        probe = read_probe(volume)
+        return (probe, "") if probe.blocks else (None, "")
     except (InputError, IntegrityError, OSError) as error:
         return None, f"no value could be read: {str(error).splitlines()[0]}"
 

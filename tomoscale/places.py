@@ -42,9 +42,22 @@ def place(path: str | os.PathLike[str] | BucketPath) -> Place:
         return path
     match = _ADDRESS.fullmatch(os.fspath(path))
     if match is None:
-        return Path(path)
+        return local_path(path)
     bucket = Bucket(match[1], os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_REGION"))
     return BucketPath(bucket, "") / match[2]
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Path of a file system as a user writes it: ``~`` is the home directory.
+
+    Examples
+    --------
+    >>> local_path("~/scan.zarr") == Path.home() / "scan.zarr"
+    True
+    >>> str(local_path("scans/~/scan.zarr"))
+    'scans/~/scan.zarr'
+    """
+    return Path(os.path.expanduser(path))
 
 
 def absolute(path: str | os.PathLike[str] | BucketPath) -> Place:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tomoscale.errors import InputError
+from tomoscale.places import local_path
 
 MAX_BYTES = 2**18
 """Of a file: a study of a thousand samples takes a third; one second to read."""
@@ -40,7 +41,7 @@ class Setting:
     line : int
         From 1.
     key : str
-        Way to it: ``steps[0].convert.voxel-size``; empty for the whole file.
+        Way to it, items of lists counted from 1: ``steps #1.convert.voxel-size``; empty for the whole file.
     plain : bool
         Text without quotes, of which true and false are flags.
     """
@@ -110,7 +111,7 @@ def load(path: str | Path) -> Setting:
     ConfigurationError
         If it is not YAML, is too large, names a key twice, or holds tags.
     """
-    path = Path(path)
+    path = local_path(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -195,8 +196,8 @@ class _Reader:
             return Setting(dict(self._pairs(node, key, depth)), self.path, line, key)
         if isinstance(node, yaml.SequenceNode):
             items = [
-                self._setting(item, f"{key}[{n}]", item.start_mark.line + 1, depth + 1)
-                for n, item in enumerate(node.value)
+                self._setting(item, f"{key} #{n}", item.start_mark.line + 1, depth + 1)
+                for n, item in enumerate(node.value, 1)
             ]
             return Setting(items, self.path, line, key)
         assert isinstance(node, yaml.ScalarNode)

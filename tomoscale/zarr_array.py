@@ -45,7 +45,7 @@ class ZarrArray(ZarrAddress):
         """
         store, chunks = opened(self)
         store = chunks.looked_at(store, (slice(0, 1),) * self.leading + region)
-        with translated(self.name, self._where(region), writing=False):
+        with translated(self.name, self._where(region), writing=False, begun=self.writable):
             values = store[(0,) * self.leading + region].read(order="C").result()
         # The type system of the reader ends here: it has native byte order only.
         return np.ascontiguousarray(values)

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tomoscale.errors import InputError, IntegrityError
+from tomoscale.errors import InputError, IntegrityError, NotStored
 
 
 @contextmanager
-def translated(name: str, where: str, *, writing: bool) -> Iterator[None]:
+def translated(name: str, where: str, *, writing: bool, begun: bool = False) -> Iterator[None]:
     """Turn what the library raises into the errors a user can act on.
 
     Parameters
@@ -22,11 +22,14 @@ def translated(name: str, where: str, *, writing: bool) -> Iterator[None]:
     where : str
         Region in words; "" where the array is being opened.
     writing : bool
+    begun : bool
+        Of a volume that is not finished.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        raise _as_ours(name, where, str(error), writing=writing) from None
+        found = _as_ours(name, where, str(error), writing=writing)
+        raise _not_computed(found) if begun and isinstance(found, NotStored) else found from None
 
 
 def _as_ours(name: str, where: str, text: str, *, writing: bool) -> Exception:
@@ -43,12 +46,20 @@ def _as_ours(name: str, where: str, text: str, *, writing: bool) -> Exception:
     if writing or not where:
         return InputError(f"{path} cannot be {'written' if writing else 'opened'}{where}: {text}")
     if text.startswith("NOT_FOUND"):
-        return IntegrityError(
+        return NotStored(
             f"{path} or a chunk in it is missing{where}: these voxels were lost or never written; compute the volume again or "
             "restore the file"
         )
     return IntegrityError(
         f"{path} is damaged{where}: {text.split(': ', 1)[-1]}; compute the volume again or restore the file"
+    )
+
+
+def _not_computed(found: NotStored) -> NotStored:
+    where = str(found).partition(": these voxels")[0]
+    return NotStored(
+        f"{where}: it is not computed yet, or was lost; `tomoscale status` says how far the run is, which goes on by the same "
+        "command, and `tomoscale verify` whether what it has done is there"
     )
 
 

@@ -20,7 +20,7 @@ from tomoscale.geometry import Region, Shape, region_shape
 from tomoscale.json_files import read_json
 from tomoscale.kernels.filters import cast
 from tomoscale.ome import Kind
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.training.pictures import Colour
 from tomoscale.training.recipe import IGNORED
 from tomoscale.volume import LabelClass, Storage, Volume
@@ -138,7 +138,7 @@ def accept(
         If a picture has another shape, labels that are no class, or is missing in part; if grey values or predictions
         were changed; if the earlier annotation does not fit.
     """
-    work, target = work or Work(), Path(target).absolute()
+    work, target = work or Work(), local_path(target).absolute()
     manifest = read_manifest(folder)
     earlier = None if add_to is None else _fitting(opened(add_to), manifest)
     picks = [p for p in manifest.picks if manifest.file(LABELS, p).exists()]

@@ -12,6 +12,7 @@ from tomoscale.errors import InputError
 from tomoscale.geometry import AXES, Region, Shape, three
 from tomoscale.json_files import read_json
 from tomoscale.networks.card import ModelClass
+from tomoscale.places import local_path
 from tomoscale.training.pictures import Colour
 
 NAME = "suggestion.json"
@@ -101,13 +102,14 @@ def read_manifest(folder: str | Path) -> Manifest:
     InputError
         If it is not there, not finished, or not what this program writes.
     """
-    document = load(Path(folder))
+    folder = local_path(folder)
+    document = load(folder)
     try:
         if document.get("picks") is None:
             raise ValueError("it was not finished: give the same `tomoscale suggest` again")
-        return _manifest(Path(folder).absolute(), document)
+        return _manifest(folder.absolute(), document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{Path(folder) / NAME} cannot be used ({error}): suggest again") from error
+        raise InputError(f"{folder / NAME} cannot be used ({error}): suggest again") from error
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.formats import Source, opened
 from tomoscale.geometry import Region, Shape
 from tomoscale.measures.uncertainty import Score, uncertainty, unit_of
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.segmentation.segment import segment
 from tomoscale.training.class_index import Cells
 from tomoscale.volume import Volume
@@ -129,7 +129,7 @@ def suggest(  # noqa: PLR0913 -- what to look at, what to pick, what is known al
     """
     from tomoscale.networks.bundle import load_bundle  # imports torch
 
-    work, target, asked = work or Work(), Path(target).absolute(), asked or Asked()
+    work, target, asked = work or Work(), local_path(target).absolute(), asked or Asked()
     volume, bundle = opened(source), load_bundle(model)
     planes = _planes(disagreement, asked, volume)
     cells, earlier = asked.cells(volume.shape), _earlier(after, volume)

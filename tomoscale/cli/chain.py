@@ -144,10 +144,11 @@ def _step(setting: Setting, commands: Mapping[str, Command]) -> Step:
     content = configuration.check_keys(setting, commands)
     if len(content) != 1:
         raise setting.error("must hold one command: begin each step with its own dash")
-    (name, given), command = next(iter(content.items())), commands[next(iter(content))]
+    ((name, given),) = content.items()
+    command = commands[name]
     actions = actions_of((*command.options, *(PER_STEP if command.works else ())))
     options = configuration.options_of(given, actions, paths=values.PATHS)
-    return Step(command, actions, options, f"{given.file}:{given.line}: {name}: ")
+    return Step(command, actions, options, f"{given.file}:{given.line}: {given.key}: ")
 
 
 def _run(steps: Sequence[Step], *, work: Work) -> Any:

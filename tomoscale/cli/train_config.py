@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 from tomoscale import configuration, settings
 from tomoscale.cli import values
+from tomoscale.places import local_path
 from tomoscale.settings import ConfigurationError, Setting
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class _Described:
         return open_sample(name, paths, self.classes, slices=slices, voxel_size_um=self.size)
 
     def _path(self, setting: Setting) -> str:
-        return str(self.folder / _told(setting, values.input_path, setting.text("a path")))
+        return str(self.folder / local_path(_told(setting, values.input_path, setting.text("a path"))))
 
 
 def part_of(setting: Setting, start: Any) -> Any:
@@ -269,7 +270,7 @@ def _empty(kind: Any) -> Any:
 
 
 def _relative(setting: Setting | None, folder: Path) -> Path:
-    return folder if setting is None else folder / setting.text("a path")
+    return folder if setting is None else folder / local_path(setting.text("a path"))
 
 
 def _key(name: str) -> str:

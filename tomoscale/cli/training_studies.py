@@ -11,6 +11,7 @@ from tomoscale.cli import values
 from tomoscale.cli.command import Command, flag
 from tomoscale.cli.folds import PARTS, folds_of, labelled_of, options, target_of, tell
 from tomoscale.cli.training import bundle_of
+from tomoscale.places import local_path
 
 if TYPE_CHECKING:
     from tomoscale.settings import Setting
@@ -120,7 +121,7 @@ def _samples(given: dict[str, Any]) -> tuple[Any, Any, Any]:
     references, days = {}, {}
     for said, sample in zip(data.samples["samples"], labelled.samples, strict=True):
         if "reference" in said:
-            place = data.folder / said["reference"].text("a mask of the screw as implanted")
+            place = data.folder / local_path(said["reference"].text("a mask of the screw as implanted"))
             references[sample.name] = replace(open_volume(place), voxel_size_um=labelled.voxel_size_um)
         if "healing-time" in said:
             days[sample.name] = said_as(said["healing-time"], values.days, "such as 6weeks")

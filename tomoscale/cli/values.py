@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -255,7 +256,7 @@ PATHS = (input_path, output_path, volume_path)
 def _path(text: str) -> str:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a path: give the name of a file or a folder")
-    return text
+    return os.path.expanduser(text)
 
 
 def _three(text: str, one: Callable[[str], Any], what: str, example: str) -> list[Any]:

@@ -9,7 +9,7 @@ from tomoscale.cli import values
 from tomoscale.cli.command import ARCHITECTURE_MODULE, SOURCE, TARGET, Command, flag, option, pyramid_option
 from tomoscale.cli.found import in_mask, with_warnings
 from tomoscale.cli.fusing import PLANES
-from tomoscale.cli.results import of_volume
+from tomoscale.cli.results import of_volume, plain
 from tomoscale.cli.volume_options import (
     ANY_VOXEL_SIZE,
     AS_IS,
@@ -80,6 +80,12 @@ def _segment(source: Any, target: Path, *, work: Work, pyramid: bool, planes: st
 
     volume = with_pyramid(segment(source, target, planes=int(planes), work=work, **how), pyramid, work)
     return volume if work.plan_only else {**of_volume(volume), **summary(volume)}
+
+
+def _segmented(result: Any) -> dict[str, Any]:
+    found: dict[str, Any] = plain(result)
+    as_they_are = "none: normalised already, or to be taken as they are"
+    return {**found, "scaling": found["scaling"] or as_they_are} if "scaling" in found else found
 
 
 def _clean(source: Any, target: Path, *, work: Work, pyramid: bool, **how: Any) -> Volume:
@@ -226,6 +232,7 @@ COMMANDS = (
         ),
         works=True,
         step=True,
+        show=_segmented,
     ),
     Command(
         "clean",

@@ -21,6 +21,7 @@ from tomoscale.cluster.machine import gpus, local
 from tomoscale.cluster.settings import IO_THREADS
 from tomoscale.cluster.slurm import jobs
 from tomoscale.errors import PlanError
+from tomoscale.places import local_path
 from tomoscale.resources import Resources
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def scheduler(address: str, *, credentials: str | Path | None = None, insecure: 
         )
     from distributed import Client
 
-    security = security_of(Path(credentials).expanduser()) if credentials is not None else None
+    security = security_of(local_path(credentials)) if credentials is not None else None
     try:
         client = Client(
             address,

@@ -19,7 +19,7 @@ from tomoscale.formats.raw_layout import RawLayout, is_raw_name, without_layout
 from tomoscale.formats.scanco import is_scanco, open_scanco
 from tomoscale.formats.tiff import is_tiff_name, open_tiff
 from tomoscale.geometry import Spacing
-from tomoscale.places import Place, is_bucket
+from tomoscale.places import Place, is_bucket, local_path
 from tomoscale.volume import Volume, open_zarr
 
 __all__ = [
@@ -124,10 +124,10 @@ def opened(source: Source) -> Volume:
 
 def _split(text: str, dataset: str | None) -> tuple[Path, str | None]:
     """Path of a file, and the dataset in it, which the path may name too."""
-    if "::" not in text or os.path.lexists(text):
-        return Path(text), dataset
+    if "::" not in text or os.path.lexists(local_path(text)):
+        return local_path(text), dataset
     file, inside = _parted(text, dataset)
-    return Path(file), inside
+    return local_path(file), inside
 
 
 def _refuse_array(path: object) -> None:

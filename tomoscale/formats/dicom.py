@@ -19,6 +19,7 @@ from tomoscale.formats.dicom_header import DicomFile, Frame, read_header
 from tomoscale.formats.dicom_order import ordered
 from tomoscale.formats.raw import RawFile
 from tomoscale.geometry import Region, Shape, Spacing, region_shape
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
 
@@ -112,7 +113,7 @@ def open_dicom(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing |
     PlanError
         If pydicom is not installed.
     """
-    place = os.path.abspath(path)
+    place = os.path.abspath(local_path(path))
     try:
         modified = os.stat(place).st_mtime_ns
     except OSError as error:

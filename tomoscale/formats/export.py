@@ -28,6 +28,7 @@ from tomoscale.formats.container import (
 )
 from tomoscale.formats.tiff import is_tiff_name
 from tomoscale.geometry import AXES, Region, Shape, region_shape, three
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.words import size
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
@@ -98,7 +99,7 @@ def export_volume(
         If the format is not known or cannot hold such voxels, or the region is not inside the volume.
     """
     volume = source if isinstance(source, Volume) else open_volume(source)
-    place = Path(os.path.abspath(target))
+    place = local_path(target).absolute()
     chosen = _chosen(place, format)
     wanted = _inside(volume, region)
     contents = _contents(volume, wanted, chosen)
@@ -124,7 +125,7 @@ def export_volume(
         raise PlanError(f"{place} cannot be written: {error}; nothing of it is left") from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-    return Path(target)
+    return local_path(target)
 
 
 def _chosen(target: Path, name: str | None) -> _Format:

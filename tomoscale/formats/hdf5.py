@@ -17,6 +17,7 @@ from tomoscale.formats.hdf5_chunks import check_chunks
 from tomoscale.formats.hdf5_links import Target, check_sources, open_dataset, open_file, resolve, sources, volumes
 from tomoscale.formats.nexus import Order, axis_order, signed_volume, spacing
 from tomoscale.geometry import AXES, Region, Shape, Spacing, three
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size, micrometres_per
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES, MAX_VOXELS
@@ -123,7 +124,7 @@ def open_hdf5(
     InputError
         If there is no such dataset or several, it is not a volume, or its voxels lie outside the file's folder.
     """
-    place = Path(os.path.abspath(path))
+    place = Path(os.path.abspath(local_path(path)))
     try:
         storage, stored = _open(place, dataset)
     except (InputError, MemoryError):

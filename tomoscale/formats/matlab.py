@@ -15,6 +15,7 @@ from tomoscale.formats.raw import compressed_storage, raw_storage
 from tomoscale.formats.raw_layout import RawLayout, size_of
 from tomoscale.formats.rows import ByteOrder
 from tomoscale.geometry import Shape, Spacing, three
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size
 
@@ -87,7 +88,7 @@ def open_matlab(
     InputError
         If there is no such variable or several, or the file is damaged.
     """
-    place = Path(os.path.abspath(path))
+    place = Path(os.path.abspath(local_path(path)))
     size = size_of(place)
     with place.open("rb") as file:
         header = file.read(_HEADER_BYTES)

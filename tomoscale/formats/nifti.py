@@ -17,6 +17,7 @@ from tomoscale.formats.raw import CompressedRaw, RawFile, compressed_storage, ra
 from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.formats.rows import ByteOrder
 from tomoscale.geometry import Spacing
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size
 
@@ -79,7 +80,7 @@ def open_nifti(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing |
     InputError
         If the header is damaged or of a kind we do not read, or the voxels are not there as it says.
     """
-    place = _header_file(Path(os.path.abspath(path)))
+    place = _header_file(Path(os.path.abspath(local_path(path))))
     start = first_bytes(place, 4096)
     plain = _plain(start)
     header = _parse(place, plain)

@@ -13,6 +13,7 @@ from tomoscale.formats.header import file_beside, first_bytes, lengths, spacing,
 from tomoscale.formats.raw import CompressedRaw, RawFile, compressed_storage, raw_storage
 from tomoscale.formats.raw_layout import RawLayout, size_of
 from tomoscale.geometry import Spacing
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size, micrometres_per
 
@@ -58,7 +59,7 @@ def open_nrrd(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing | 
     InputError
         If the header is damaged or of a kind we do not read, or the voxels are not there as it says.
     """
-    place = Path(os.path.abspath(path))
+    place = Path(os.path.abspath(local_path(path)))
     start = first_bytes(place)
     if not start.startswith(b"NRRD"):
         raise InputError(f"{place} is not a NRRD: it begins with {start[:8]!r}, not with NRRD")

@@ -14,6 +14,7 @@ from tomoscale.formats.inflate import Wrapper, check_ratio, stream_of
 from tomoscale.formats.raw_layout import RawLayout, size_of
 from tomoscale.formats.rows import ByteOrder, Rows, pread_into
 from tomoscale.geometry import Region, Shape, Spacing
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size
 
@@ -170,7 +171,7 @@ def raw_storage(path: str | os.PathLike[str], layout: RawLayout, *, longer: bool
     InputError
         If the file is not there, or its size does not fit.
     """
-    name, size = os.path.abspath(path), size_of(path)
+    name, size = os.path.abspath(local_path(path)), size_of(path)
     if size < layout.end_bytes or (size > layout.end_bytes and not longer):
         before = f" after {layout.offset_bytes} bytes of header" if layout.offset_bytes else ""
         raise InputError(
@@ -192,7 +193,7 @@ def compressed_storage(
     InputError
         If the file is not there, or too small for that many voxels however well they are packed.
     """
-    name = os.path.abspath(path)
+    name = os.path.abspath(local_path(path))
     size_of(name)
     check_ratio(name, start_bytes, layout.end_bytes)
     return CompressedRaw(

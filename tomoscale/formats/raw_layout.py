@@ -14,6 +14,7 @@ import numpy as np
 from tomoscale.errors import InputError
 from tomoscale.formats.rows import ByteOrder
 from tomoscale.geometry import Shape, three
+from tomoscale.places import local_path
 from tomoscale.zarr_metadata import DTYPES
 
 RAW_DTYPES = tuple(name for name in DTYPES if name != "bool")
@@ -95,7 +96,7 @@ def _suggested_shapes(name: str, voxels: int) -> list[Shape]:
 
 def size_of(path: str | os.PathLike[str]) -> int:
     """Bytes in a file; raise `InputError` if there is no such file."""
-    place = Path(os.path.abspath(path))
+    place = Path(os.path.abspath(local_path(path)))
     if not place.is_file():
         raise InputError(f"{place} {'is not a file' if place.exists() else 'does not exist; check the path'}")
     return place.stat().st_size

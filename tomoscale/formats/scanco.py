@@ -16,6 +16,7 @@ from tomoscale.formats.raw_layout import RawLayout
 from tomoscale.formats.scanco_runs import Runs, run_lengths
 from tomoscale.formats.scanco_voxels import PackedBits, VmsFloats, from_vms, packed_bits
 from tomoscale.geometry import Shape, Spacing, three
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size, check_voxel_size
 
@@ -82,7 +83,7 @@ def open_scanco(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing 
     Layouts after the reader of the DICOM extensions of VTK (D. Gobbi) and AimIO (E. Nodwell), which agree with the
     files of the manufacturer.
     """
-    place = Path(os.path.abspath(path))
+    place = Path(os.path.abspath(local_path(path)))
     try:
         with place.open("rb") as file:
             start = file.read(_HEADER_BYTES)

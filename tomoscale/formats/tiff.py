@@ -19,6 +19,7 @@ from tomoscale.formats.tiff_checks import check_page
 from tomoscale.formats.tiff_names import is_tiff_name, slice_names
 from tomoscale.formats.tiff_page import Pages, decode, first_series, named, open_tif, stated_voxel_size
 from tomoscale.geometry import Region, Shape, Spacing, region_shape
+from tomoscale.places import local_path
 from tomoscale.volume import Volume
 from tomoscale.voxel_size import agreed_voxel_size
 from tomoscale.zarr_metadata import DTYPES, MAX_CHUNK_BYTES
@@ -143,7 +144,7 @@ def open_tiff(path: str | os.PathLike[str], *, voxel_size_um: float | Spacing | 
     InputError
         If slices are missing, double, damaged, empty, or differ in shape or dtype; the first such file is named.
     """
-    place = Path(os.path.abspath(path))
+    place = Path(os.path.abspath(local_path(path)))
     names, step = slice_names(place) if place.is_dir() else ([], 1)
     if step > 1 and not _tells_z(voxel_size_um):
         raise InputError(

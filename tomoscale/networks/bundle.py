@@ -34,6 +34,7 @@ from tomoscale.networks.card import Card, ModelClass, card_of
 from tomoscale.networks.description import as_html, facts
 from tomoscale.networks.reach import Reach
 from tomoscale.networks.weights import bytes_of, read_weights, weights_name, write_weights
+from tomoscale.places import local_path
 
 FORMAT = "tomoscale model 2"
 CARD = "card.json"
@@ -152,7 +153,7 @@ def save_bundle(
         If the path exists, the architecture is unknown, the classes do not match, members differ in more than their
         weights, a weight is not finite, or the result depends on windows and the card names none.
     """
-    path = Path(path).absolute()
+    path = local_path(path).absolute()
     if path.exists():
         raise ValueError(f"{path} exists: a bundle is never overwritten, choose another path or remove it")
     members = [module] if isinstance(module, nn.Module) else list(module)
@@ -191,7 +192,7 @@ def load_bundle(path: str | Path) -> Bundle:
         If a file is missing, too large or damaged; the card is incomplete; the architecture is unknown; the weights
         are not those of the card, do not fit the architecture, or hold NaN.
     """
-    bundle = _open_card(Path(path).absolute())
+    bundle = _open_card(local_path(path).absolute())
     for member in range(bundle.members):
         _read_member(bundle, member)
     return bundle

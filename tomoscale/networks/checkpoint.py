@@ -36,6 +36,7 @@ import torch
 
 from tomoscale.errors import InputError
 from tomoscale.networks.nnunet import without_aliases
+from tomoscale.places import local_path
 
 SECONDS = 600
 """Until a child is given up that waits for its disk."""
@@ -78,7 +79,7 @@ def read_checkpoint(path: str | Path, seconds: float = SECONDS) -> Checkpoint:
     InputError
         If it is missing or damaged, holds anything but tensors, numbers and texts, or takes too much memory or time.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise InputError(f"{path} is no file: give the checkpoint itself")
     size = path.stat().st_size

@@ -18,6 +18,7 @@ from tomoscale.networks.card import Card, Windows
 from tomoscale.networks.checkpoint import Checkpoint, read_checkpoint
 from tomoscale.networks.plans import Plan, inside, read_plan
 from tomoscale.networks.weights import check_tensors
+from tomoscale.places import local_path
 
 CHECKPOINTS = ("final", "best")
 UNITS_UM = {"mm": 1e3, "um": 1.0, "nm": 1e-3}
@@ -65,7 +66,7 @@ def import_nnunet(  # noqa: PLR0913 -- what a folder of results leaves open
     ValueError
         If an argument is out of its range, or the target exists.
     """
-    source, target = Path(source), _new(target)
+    source, target = local_path(source), _new(target)
     if checkpoint not in CHECKPOINTS:
         raise ValueError(f"checkpoint must be one of {CHECKPOINTS}, got {checkpoint!r}")
     plan = read_plan(source, configuration)
@@ -145,9 +146,10 @@ def _as_trained(plan: Plan, one: Checkpoint) -> Mapping[str, Any]:
 
 
 def _new(target: str | Path) -> Path:
-    if Path(target).exists():
+    target = local_path(target)
+    if target.exists():
         raise ValueError(f"{target} exists: a bundle is never overwritten, choose another path or remove it")
-    return Path(target)
+    return target
 
 
 def _filled(

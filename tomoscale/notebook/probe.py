@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscale.errors import InputError, IntegrityError
+from tomoscale.errors import InputError, IntegrityError, NotStored
 from tomoscale.geometry import Region, Shape
 
 if TYPE_CHECKING:
@@ -157,14 +157,15 @@ def read_probe(volume: Volume) -> Probe:
     if one > 2 * BUDGET_BYTES:
         raise InputError(f"one chunk takes {one / 2**30:.1f} GiB, more than is decoded for a sample")
     probe, first = Probe(volume.shape, "mask" if volume.dtype.kind == "b" else volume.kind), None
-    started = time.monotonic()
+    started, finished = time.monotonic(), volume.finished
     for region in itertools.islice(_places(volume.shape, piece), max(1, BUDGET_BYTES // one)):
         if time.monotonic() - started > SECONDS:
             break
         try:
             probe.add(region, volume.read(region))
         except (InputError, IntegrityError, OSError) as error:
-            first = first or error
+            # What a run has not computed yet is no fault.
+            first = first or (None if isinstance(error, NotStored) and not finished else error)
     if first is not None and not probe.blocks:
         raise first
     probe.unread = "" if first is None else str(first).splitlines()[0]

@@ -26,7 +26,7 @@ from tomoscale.measures.object_sums import COLUMNS, HALO, sum_objects
 from tomoscale.objects.figures import Objects, figures
 from tomoscale.objects.pieces import file_of
 from tomoscale.objects.stored import StoredArrays, save_arrays
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.plan import begun_block, plan_measure
 from tomoscale.step import Counts, Measure
 from tomoscale.volume import Volume
@@ -81,7 +81,7 @@ def object_table(source: Volume | str | Path, target: str | Path, *, work: Work 
     PlanError
         If the target exists and was not made by this command, or memory does not allow it.
     """
-    volume, target, work = opened(source), Path(target), work or Work()
+    volume, target, work = opened(source), local_path(target), work or Work()
     _check(volume, target)
     assert volume.voxel_size_um is not None
     folder = target.with_name(f"{target.name}.parts")

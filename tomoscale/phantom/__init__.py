@@ -30,6 +30,7 @@ from tomoscale.phantom.bone import Held, bone_texture, laid
 from tomoscale.phantom.model import Model
 from tomoscale.phantom.random_fields import Field, field_around, ring_amplitudes, whitened
 from tomoscale.phantom.sample import Corrosion, Detector, Screw
+from tomoscale.places import local_path
 
 __all__ = [
     "BACKGROUND",
@@ -205,7 +206,7 @@ class Phantom:
         InputError
             If the folder holds TIFF files already.
         """
-        target = Path(folder)
+        target = local_path(folder)
         if slab < 1 or threads < 1:
             raise ValueError(f"slab and threads must be at least 1, got {slab} and {threads}")
         target.mkdir(parents=True, exist_ok=True)

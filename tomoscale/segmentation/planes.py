@@ -23,7 +23,7 @@ from tomoscale.geometry import Shape
 from tomoscale.kernels.scaling import AS_IT_IS
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.parts import parts_of
-from tomoscale.places import Place, place
+from tomoscale.places import Place, local_path, place
 from tomoscale.segmentation.fusion import Fusing, Fusion, Outputs
 from tomoscale.segmentation.planes_plan import plan_planes
 from tomoscale.segmentation.prepare import check_volume, scaling_by_card
@@ -98,7 +98,9 @@ def segment_planes(  # noqa: PLR0913 -- what is fused and how, and the four volu
     Planes count alike, however well their probabilities are calibrated.
     """
     work, target = work or Work(), place(target)
-    outputs = Outputs(target, *(None if p is None else Path(p) for p in (keep_probabilities, disagreement, entropy)))
+    outputs = Outputs(
+        target, *(None if p is None else local_path(p) for p in (keep_probabilities, disagreement, entropy))
+    )
     bundle, options = load_bundle(model or SHIPPED_MODEL), Fusing(planes, **fusing)
     volume = opened(source)
     check_volume(volume, bundle, any_voxel_size=any_voxel_size)

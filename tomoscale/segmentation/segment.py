@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscale.errors import InputError
 from tomoscale.formats import Source, opened
-from tomoscale.places import Place, place
+from tomoscale.places import Place, local_path, place
 from tomoscale.volume import Kind, Volume, ZarrArray
 from tomoscale.work import Work
 
@@ -112,7 +112,7 @@ def segment(  # noqa: PLR0913 -- what, by which network, and what may be traded 
     )
     _refuse_probabilities_of_regions(task, probabilities)
     task = measured(task, target, tolerance, work)
-    return _run(task, target, work, None if probabilities is None else (Path(probabilities), quantisation))
+    return _run(task, target, work, None if probabilities is None else (local_path(probabilities), quantisation))
 
 
 def _refuse_probabilities_of_regions(task: Task, probabilities: str | Path | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import tomoscale
 from tomoscale.commands import CLASSES, clean, convert, normalise
 from tomoscale.errors import InputError
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.segmentation.segment import SHIPPED_MODEL, segment
 from tomoscale.studies.inputs import KINDS, Sample, checked
 from tomoscale.studies.published import published
@@ -94,7 +94,7 @@ def study(  # noqa: PLR0913 -- one argument for each thing that a methods sectio
     InputError
         If a sample cannot be used; the message names it.
     """
-    work, folder = work or Work(), Path(folder)
+    work, folder = work or Work(), local_path(folder)
     tests = tuple(parse_comparison(text) for text in statistics)
     if iou_preset != "both" and iou_preset not in MEANS:
         raise ValueError(f'iou_preset must be "both" or one of {", ".join(MEANS)}, got {iou_preset!r}')
@@ -206,7 +206,7 @@ def described_model(model: str | Path | None) -> dict[str, Any]:
     """What a bundle is, for the record; raises if it cannot be used."""
     from tomoscale.networks.bundle import load_bundle  # imports torch
 
-    path = Path(model or SHIPPED_MODEL)
+    path = local_path(model or SHIPPED_MODEL)
     bundle = load_bundle(path)
     ids = sorted(c.id for c in bundle.classes)
     if ids != [c.value for c in CLASSES]:

@@ -26,7 +26,7 @@ from tomoscale.objects.filters import fill_holes, keep_largest
 from tomoscale.objects.object_values import OUTER, VOXELS, ObjectValues, joined, object_values
 from tomoscale.objects.thickness import Cleanup, Correction, check_conventions, mid_axes, thickness
 from tomoscale.parts import as_found_if_refused
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.plan import begun_block, ledger_folder
 from tomoscale.plan_record import read_plan
 from tomoscale.refusals import check_agreement
@@ -111,7 +111,7 @@ def morphometry(  # noqa: PLR0913 -- what is bone, where, and the conventions a 
     PlanError
         If the largest ball needs larger blocks than memory holds.
     """
-    work, folder = work or Work(), Path(folder)
+    work, folder = work or Work(), local_path(folder)
     given = {"labels": opened(labels), **({} if voi is None else {"voi": opened(voi)})}
     check_agreement(given)
     size = known_voxel_size(given["labels"])

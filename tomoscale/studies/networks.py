@@ -23,7 +23,7 @@ from tomoscale.errors import InputError
 from tomoscale.networks.bundle import load_bundle
 from tomoscale.networks.cost import cost_of
 from tomoscale.phantom import Phantom
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.report.page import page, table, text
 from tomoscale.segmentation.segment import segment
 from tomoscale.studies.published import IOU_OF_MODELS, METRICS_OF_MODELS, printed
@@ -142,7 +142,7 @@ def compare_networks(
     n_classes = len(comparison.labelled.classes)
     for recipe in comparison.recipes.values():
         check_network(recipe, n_classes)
-    folder = ResultFolder(Path(output).absolute(), "networks.json", PROGRAM, "a comparison of networks")
+    folder = ResultFolder(local_path(output).absolute(), "networks.json", PROGRAM, "a comparison of networks")
     folder.claim(comparison.document(), resume=resume, overwrite=work.overwrite)
     quiet = replace(work, overwrite=False)
     networks = {
@@ -164,7 +164,7 @@ def make_phantoms(
     made = []
     for number in range(count):
         phantom = Phantom(shape, seed + number)
-        place = Path(folder) / f"phantom_{seed + number}"
+        place = local_path(folder) / f"phantom_{seed + number}"
         parts: dict[str, Any] = {
             "grey": (phantom.scan, "grey"),
             "labels": (phantom.truth, "labels"),

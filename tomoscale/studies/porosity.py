@@ -29,7 +29,7 @@ from tomoscale.objects.object_values import VOXELS, ObjectValues, joined, object
 from tomoscale.objects.table import object_table
 from tomoscale.objects.thickness import thickness
 from tomoscale.parts import as_found_if_refused
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.plan import begun_block
 from tomoscale.segmentation.segment import segment
 from tomoscale.step import Measure
@@ -103,7 +103,7 @@ def porosity(  # noqa: PLR0913 -- what is void, and the sizes a paper must state
     PlanError
         If the largest ball needs larger blocks than memory holds.
     """
-    work, folder, given = work or Work(), Path(folder), opened(source)
+    work, folder, given = work or Work(), local_path(folder), opened(source)
     settings = Settings(
         _labels(void), _labels(bone), island_voxels, closing_radius_voxels, min_cell_voxels, connectivity
     )

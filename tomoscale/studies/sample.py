@@ -23,7 +23,7 @@ from tomoscale.measures.cylinder import cylinder_around
 from tomoscale.measures.grey_figures import moments
 from tomoscale.measures.inertia import Axis, axis_of, inertia
 from tomoscale.objects.filters import fill_holes
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.refusals import check_agreement
 from tomoscale.step import Counts
 from tomoscale.studies import quantities as rows
@@ -95,7 +95,7 @@ def measure(  # noqa: PLR0913 -- each volume is optional and brings its own numb
     InputError
         If shapes or voxel sizes disagree, the voxel size is not known, or labels are out of range.
     """
-    work, folder = work or Work(), Path(results)
+    work, folder = work or Work(), local_path(results)
     rois = regions_asked(roi)
     if cnr_denominator not in NOISES:
         raise ValueError(f"cnr_denominator must be one of {', '.join(NOISES)}, got {cnr_denominator!r}")

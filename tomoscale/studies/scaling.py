@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscale.networks.cost import cost_of
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.report.charts import line_chart
 from tomoscale.report.figures import Chart
 from tomoscale.report.page import chart, page, table
@@ -121,7 +121,7 @@ def scaling(
     rows, recipes = costs(grid, n_classes, plan.recipe), grid.recipes(plan.recipe)
     for _, recipe in recipes.values():
         check_network(recipe, n_classes)
-    folder = ResultFolder(Path(output).absolute(), "scaling.json", PROGRAM, "a scaling study")
+    folder = ResultFolder(local_path(output).absolute(), "scaling.json", PROGRAM, "a scaling study")
     folder.claim({"grid": asdict(grid), **plan.document()}, resume=resume, overwrite=work.overwrite)
     quiet = replace(work, overwrite=False)
     for row, (name, (_, recipe)) in zip(rows, recipes.items(), strict=True):

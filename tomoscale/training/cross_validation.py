@@ -24,7 +24,7 @@ from tomoscale.measures.overlap import pooled
 from tomoscale.networks.bundle import Bundle, load_bundle, save_bundle
 from tomoscale.networks.card import Card
 from tomoscale.parts import as_found_if_refused
-from tomoscale.places import replace_text
+from tomoscale.places import local_path, replace_text
 from tomoscale.training.fold_table import csv_of, page_of, quantities, table_of
 from tomoscale.training.folds import Labelled
 from tomoscale.training.loop import TrainingResult, fit
@@ -118,7 +118,7 @@ def cross_validate(
     Interrupted
         If a signal stopped it.
     """
-    work, folder, said = work or Work(progress=False), Path(output).absolute(), tell or (lambda line: None)
+    work, folder, said = work or Work(progress=False), local_path(output).absolute(), tell or (lambda line: None)
     folds = plan.labelled.folds(plan.folds)
     _check(plan, folds, only, work)
     network = check_network(plan.recipe, len(plan.labelled.classes))

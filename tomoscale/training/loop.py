@@ -29,6 +29,7 @@ from tomoscale.errors import InputError, Interrupted
 from tomoscale.measures.overlap import iou, mean_iou
 from tomoscale.networks.bundle import Bundle
 from tomoscale.parts import as_found_if_refused
+from tomoscale.places import local_path
 from tomoscale.training.devices import Devices, devices_of
 from tomoscale.training.interruption import stop_requested
 from tomoscale.training.judging import judge
@@ -143,7 +144,7 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
     """
     network = check_network(recipe, len(data.classes))
     devices = devices_of(recipe)
-    folder = Output(Path(output).absolute())
+    folder = Output(local_path(output).absolute())
     origin: dict[str, Any] = {}
     if isinstance(start_from, Bundle):
         refuse_seen(start_from, data)

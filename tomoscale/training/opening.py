@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tomoscale.formats import open_volume
 from tomoscale.geometry import Spacing
@@ -50,7 +49,7 @@ def open_sample(
 
 
 def _open(path: str, colours: Sequence[tuple[int, int, int]], voxel_size_um: Spacing | None) -> Volume:
-    if is_picture(Path(path)):
+    if is_picture(path):
         return Volume(open_pictures(path, colours), voxel_size_um)
     volume = open_volume(path)
     return Volume(volume.storage, volume.voxel_size_um or voxel_size_um, classes=volume.classes)

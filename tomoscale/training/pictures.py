@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from tomoscale.errors import InputError
 from tomoscale.geometry import Region, Shape, region_shape
 from tomoscale.ome import Kind
+from tomoscale.places import local_path
 
 Colour = tuple[int, int, int]
 ENDINGS = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -100,7 +101,7 @@ def open_pictures(path: str | Path, colours: Sequence[Colour] = ()) -> Pictures:
     InputError
         If there is none, they differ, or a mask is in colour and no colours are given.
     """
-    files = _files(Path(path))
+    files = _files(local_path(path))
     pixels = _pixels(files[0])
     if pixels.ndim == 3 and not colours:
         raise InputError(f"{files[0]} is in colour: give the classes their colours, or a picture in grey")
@@ -119,7 +120,7 @@ def open_pictures(path: str | Path, colours: Sequence[Colour] = ()) -> Pictures:
 
 def is_picture(path: str | Path) -> bool:
     """Whether a path is a picture other than TIFF, a TIFF in colour, or a folder of such."""
-    place = Path(path)
+    place = local_path(path)
     if place.is_dir():
         found = [f for f in sorted(place.iterdir()) if f.suffix.lower() in ENDINGS]
         return bool(found) and not (place / "zarr.json").exists() and is_picture(found[0])
