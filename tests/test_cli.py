@@ -234,6 +234,23 @@ def test_a_plan_says_what_an_earlier_run_of_it_has_done(tmp_path, labels, capsys
     assert "done" not in told(capsys, *line, "--radius", 2, "--plan")["plans"][0], "another plan"
 
 
+def test_help_explains_every_name_that_lies_beside_an_output(tmp_path, slices, labels, capsys):
+    before = set(tmp_path.iterdir())
+    told(capsys, "convert", slices, tmp_path / "scan.zarr", "--voxel-size", "5um")
+    told(capsys, "normalise", tmp_path / "scan.zarr", tmp_path / "normal.zarr")
+    told(capsys, "components", labels, tmp_path / "objects.zarr")
+    told(capsys, "thickness", labels, tmp_path / "thick.zarr", "--classes", 1)
+    beside = {path.suffix for path in set(tmp_path.iterdir()) - before} - {".zarr"}
+    hidden = {p.name for p in tmp_path.rglob(".*")}
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert beside == {".histogram", ".pieces"}
+    assert [name for name in (*beside, *hidden, ".parts", ".partial") if name not in text] == []
+    shutil.rmtree(tmp_path / "normal.histogram")
+    assert told(capsys, "normalise", tmp_path / "scan.zarr", tmp_path / "normal.zarr")["kind"] == "grey"
+
+
 def test_touching_objects_are_split_and_reliefs_flooded_from_the_command_line(tmp_path, capsys):
     away = np.indices((12, 12, 24))
     mask = ((away[0] - 6) ** 2 + (away[1] - 6) ** 2 + (abs(away[2] - 11.5) - 4) ** 2 <= 26).astype(np.uint8)

@@ -28,6 +28,7 @@ from tomoscale.cli import (
     look,
     models,
     objects,
+    paths,
     resampling,
     results,
     running,
@@ -77,7 +78,7 @@ def make_program_of_all() -> Program:
     parser = Parser(
         prog="tomoscale",
         description="Label and measure tomograms that no machine can hold.",
-        epilog=EXIT_CODES,
+        epilog=f"{EXIT_CODES}\n\n{paths.BESIDE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

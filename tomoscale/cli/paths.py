@@ -13,6 +13,15 @@ from tomoscale.cli.values import input_path, output_path, volume_path
 from tomoscale.errors import InputError
 from tomoscale.places import Place, place
 
+BESIDE = """what lies in and beside an output
+  NAME.zarr/0/.tomoscale  which blocks are done, with their checksums: a stopped command goes on by it; it belongs to NAME.zarr
+  NAME.parts              volumes between the passes of a command; removed when NAME.zarr is finished
+  NAME.pieces             objects between passes; a few lines stay, by which NAME.zarr is known to be finished
+  NAME.histogram          grey values, counted; may be removed when NAME.zarr is finished
+  .NAME.*.partial         a file that is being written; what a killed run left goes with the next one
+  For a volume in a bucket, parts and pieces lie in the folder TOMOSCALE_SCRATCH names, else in the working directory."""
+"""Shown by ``tomoscale --help``."""
+
 
 def inputs(actions: Sequence[argparse.Action], options: Mapping[str, Any]) -> Iterator[tuple[argparse.Action, Any]]:
     """Paths that must be there."""
