@@ -171,7 +171,7 @@ def test_an_unfinished_volume_is_opened_only_when_asked_for(tmp_path):
         open_zarr(tmp_path / "v.zarr")
     opened = open_zarr(tmp_path / "v.zarr", unfinished=True)
     assert opened.read(first).sum() == 64
-    with pytest.raises(IntegrityError, match=r"0/c/1/0/0 or a chunk in it is missing \(z 0:8, .* never written"):
+    with pytest.raises(IntegrityError, match=r"0/c/1/0/0 or a chunk in it is missing \(z 0:8, .* not computed yet"):
         opened.read()
     with pytest.raises(IntegrityError, match=r"not complete: .*0/c/1/0/0 \(z 4:8, y 0:4, x 0:4\) is missing"):
         volume.finish({})

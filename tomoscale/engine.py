@@ -65,7 +65,7 @@ def run(
     Raises
     ------
     PlanError
-        If the output was begun with another plan, another run is writing it, or the disk is full or does not answer.
+        If blocks of another plan are done in the output, another run is writing it, or the disk is full or does not answer.
     InputError, IntegrityError
         If the data of a block cannot be used, or is not what was written.
     BlocksFailed

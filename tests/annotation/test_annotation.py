@@ -405,6 +405,10 @@ def test_what_makes_no_sense_is_refused(world, given_out, tmp_path):
         uncertainty("doubt", (1, 1, 1), (1, 1, 1), 2)
     with pytest.raises(ValueError, match="needs a volume that says how many planes disagree"):
         suggest(*how, asked=Asked(score="disagreement"), work=QUIET)
+    coarse = volume_at(tmp_path / "coarse.zarr", np.zeros((9, 20, 23), np.uint8), 50.0, kind="grey")
+    with pytest.raises(InputError, match="it would see another scale"):
+        suggest(how[0], coarse, how[2], work=QUIET)
+    assert suggest(*how, asked=Asked(number=1), work=QUIET)["picks"], "what was refused is in nobody's way"
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(PlanError, match="was not made by a suggestion"):
         suggest(*how[:2], tmp_path, work=Work(progress=False, overwrite=True))

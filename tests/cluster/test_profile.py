@@ -168,7 +168,7 @@ def test_a_batch_script_for_gpus_asks_for_them_and_for_no_memory_where_that_is_f
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [([], "give the command"), (["tomoscale", "clean", "a", "b", "--workers", "gpus"], "leave out --workers")],
+    [([], "give the command"), (["tomoscale", "clean", "a", "b", "--workers", "gpus"], "leave out `--workers`")],
 )
 def test_a_batch_script_of_no_use_is_refused(command, words):
     with pytest.raises(PlanError, match=words):

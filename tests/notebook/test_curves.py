@@ -56,7 +56,7 @@ def test_a_training_that_ended_or_fell_silent_runs_no_more(tmp_path):
     past = time.time() - SILENT_SECONDS - 1
     for path in (*folder.iterdir(), folder):
         os.utime(path, (past, past))
-    assert training_state(folder).text.endswith("stopped; go on with --resume")
+    assert training_state(folder).text.endswith("stopped; resume=True goes on")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]\n", '{"step": "x", "iou": 3, "loss": NaN}\n', "\xff\n", "[" * 10**5])

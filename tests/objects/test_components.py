@@ -220,7 +220,7 @@ def test_what_another_command_made_is_refused_before_anything_is_read(tmp_path, 
 
 def test_what_cannot_be_joined_in_memory_is_refused(tmp_path, source, monkeypatch):
     monkeypatch.setattr(passes, "NODE_BYTES", 2**30)
-    with pytest.raises(PlanError, match=r"pieces lie at sides that blocks share.*larger blocks"):
+    with pytest.raises(PlanError, match=r"pieces lie at sides that blocks share.*a larger block_shape"):
         components(source, tmp_path / "out.zarr", work=Work(None, SMALL, (16, 32, 32)))
 
 
