@@ -10,6 +10,7 @@ import numpy as np
 
 from tomoscale.arrays import Array, namespace_for
 from tomoscale.geometry import Block
+from tomoscale.kernels.distance import slabs
 from tomoscale.step import Counts, Kernel
 
 NOT_ZERO = "not zero"
@@ -29,4 +30,7 @@ class _Counting:
 
     def __call__(self, values: Array, block: Block) -> tuple[Array, Counts]:
         result = self.function(values, block) if self.located else self.function(values)[block.core]
-        return result, {NOT_ZERO: np.array([int(namespace_for(result).count_nonzero(result))], np.int64)}
+        # Compared first, some planes at a time: floats are counted ten times slower than masks.
+        count = namespace_for(result).count_nonzero
+        found = sum(int(count(result[part] != 0)) for part in slabs(len(result)))
+        return result, {NOT_ZERO: np.array([found], np.int64)}
