@@ -11,11 +11,12 @@ import numpy as np
 
 from tomoscale.block_log import FRAMES, LOG
 from tomoscale.block_states import last_line
+from tomoscale.checksums import checksum, placed_checksum
 from tomoscale.engine import bounds
 from tomoscale.errors import InputError, IntegrityError
 from tomoscale.geometry import Grid, Region, three
 from tomoscale.lease import FOLDER, lease_owner
-from tomoscale.ledger import PROBABILITIES, Ledger, checksum, placed_checksum
+from tomoscale.ledger import PROBABILITIES, Ledger
 from tomoscale.leftovers import Search, Tally, clear
 from tomoscale.ome import LEVEL
 from tomoscale.places import Place, place

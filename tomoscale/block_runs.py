@@ -15,10 +15,10 @@ import numpy as np
 
 from tomoscale.allocator import return_freed_blocks
 from tomoscale.arrays import to_device, to_host
+from tomoscale.checksums import checksum
 from tomoscale.errors import InputError, IntegrityError, PlanError, describe, traceback_text
 from tomoscale.frames import RECORD
 from tomoscale.geometry import Block, shift
-from tomoscale.ledger import checksum
 from tomoscale.plan import Plan
 from tomoscale.retries import retried
 from tomoscale.step import Counts, Kernel, Measure, add_counts

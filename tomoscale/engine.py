@@ -7,7 +7,6 @@ futures, not a graph of arrays: 10^6 blocks need no more memory than 10^3.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from tomoscale.ome import LEVEL
 from tomoscale.pace import Pace
 from tomoscale.places import remove_tree
 from tomoscale.plan import Plan
-from tomoscale.plan_record import read_plan
+from tomoscale.plan_record import as_recorded, read_plan
 from tomoscale.progress import Progress
 from tomoscale.retries import retried
 from tomoscale.step import Counts, Kernel
@@ -119,7 +118,7 @@ def _make_way(plan: Plan) -> None:
     storage = target.storage
     if not isinstance(storage, ZarrArray) or storage.inside != LEVEL or has_begun(record) or lease_owner(record):
         return
-    wanted = json.loads(json.dumps({**plan.describe(), "n_blocks": len(plan.grid)}))
+    wanted = as_recorded(plan.describe(), len(plan.grid))
     if read_plan(record) != wanted and not labels_of(storage.directory):
         remove_tree(storage.directory)
 

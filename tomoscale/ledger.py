@@ -37,13 +37,12 @@ from tomoscale.bucket_conditions import refuse_unconditional
 from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import IntegrityError, PlanError
 from tomoscale.frames import BATCH_BYTES, RECORD, Frame
-from tomoscale.geometry import Region
 from tomoscale.json_files import read_json
 from tomoscale.lease import FOLDER, Lease, take_lease
 from tomoscale.log_part import Part
 from tomoscale.packed_counts import pack_counts, unpack_counts
 from tomoscale.places import Place, replace_text, write_first
-from tomoscale.plan_record import read_plan, refuse_other_plan
+from tomoscale.plan_record import as_recorded, read_plan, refuse_other_plan
 from tomoscale.retries import retried
 from tomoscale.step import Counts, add_counts
 
@@ -112,13 +111,13 @@ class Ledger:
             If blocks of another plan are done (the message shows what differs), another run holds the lease, or a
             bucket's server does not put objects under conditions.
         """
-        plan = json.loads(json.dumps({**description, "n_blocks": n_blocks}))
+        plan = as_recorded(description, n_blocks)
         if isinstance(folder, BucketPath):
             refuse_unconditional(folder)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "plan.json"
         if path.exists():
-            _refuse_mixing(folder, read_plan(folder), plan)
+            _refuse_mixture(folder, read_plan(folder), plan)
         lease = take_lease(folder)
         try:
             for leftover in folder.glob(".*.json.*.partial") if isinstance(folder, Path) else ():
@@ -127,7 +126,7 @@ class Ledger:
             if path.exists() or not retried(lambda: write_first(path, text)):
                 # Again, now that nobody else writes it.
                 recorded = read_plan(folder)
-                _refuse_mixing(folder, recorded, plan)
+                _refuse_mixture(folder, recorded, plan)
                 if recorded != plan:  # a function was mended, or no block was done
                     retried(lambda: replace_text(path, text))
             ledger = cls.in_memory(n_blocks)
@@ -317,18 +316,7 @@ def unwritten(path: Place, error: OSError) -> PlanError:
     )
 
 
-def _refuse_mixing(folder: Place, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _refuse_mixture(folder: Place, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     # What is around a ledger in a volume was made for its plan, even while no block is done.
     if folder.name == FOLDER or has_begun(folder):
         refuse_other_plan(folder, recorded, wanted)
-
-
-def checksum(values: np.ndarray) -> int:
-    """64-bit checksum of a block's values."""
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).data)
-
-
-def placed_checksum(values: np.ndarray, region: Region) -> int:
-    """64-bit checksum of values and where they belong: the sum over all blocks, modulo 2**64, is one of the whole volume."""
-    place = repr(([(r.start, r.stop) for r in region], checksum(values)))
-    return xxhash.xxh3_64_intdigest(place.encode())

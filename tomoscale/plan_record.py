@@ -14,6 +14,12 @@ from tomoscale.places import Place
 MAX_BLOCKS = 2**26
 
 
+def as_recorded(description: Mapping[str, Any], n_blocks: int) -> dict[str, Any]:
+    """Return a plan as `read_plan` gives it: JSON knows lists and no tuples."""
+    found: dict[str, Any] = json.loads(json.dumps({**description, "n_blocks": n_blocks}))
+    return found
+
+
 def read_plan(folder: Place) -> dict[str, Any]:
     """Return the plan a ledger belongs to.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from tomoscale.lease import lease_owner
 from tomoscale.ledger import Ledger
 from tomoscale.places import Place, place, remove_tree
 from tomoscale.plan import Plan, ledger_folder, plan_map, plan_measure
-from tomoscale.plan_record import read_plan
+from tomoscale.plan_record import as_recorded, read_plan
 from tomoscale.resources import Resources, this_machine
 from tomoscale.step import Kernel, Measure
 from tomoscale.volume import Volume
@@ -148,7 +147,7 @@ class Work:
         record = plan.record
         if self.overwrite or record is None or not (record / "plan.json").exists():
             return []
-        wanted = json.loads(json.dumps({**plan.describe(), "n_blocks": len(plan.grid)}))
+        wanted = as_recorded(plan.describe(), len(plan.grid))
         done = int(Ledger.load(record).done.sum()) if read_plan(record) == wanted else 0
         end = "finished" if done == len(plan.grid) else "the same command does the others"
         return [f"{'done':>10}  {done} of {len(plan.grid)} blocks: {end}"] if done else []

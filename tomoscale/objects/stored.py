@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from tomoscale.checksums import checksum
 from tomoscale.drafts import new_draft_of
 from tomoscale.errors import IntegrityError
-from tomoscale.ledger import checksum
 
 _MAGIC = b"TSARRAY1"
 _ALIGNMENT = 64

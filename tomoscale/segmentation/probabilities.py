@@ -12,9 +12,10 @@ import numpy as np
 
 from tomoscale.arrays import Array, to_host
 from tomoscale.blocking import shard_of
+from tomoscale.checksums import placed_checksum
 from tomoscale.errors import PlanError
 from tomoscale.geometry import Block, Shape
-from tomoscale.ledger import PROBABILITIES, placed_checksum
+from tomoscale.ledger import PROBABILITIES
 from tomoscale.networks.card import ModelClass
 from tomoscale.step import Counts
 from tomoscale.volume import Volume, create_volume, open_zarr
