@@ -67,7 +67,7 @@ HOSTILE = [
     ("average: 0.9", "average: 1.5", "average must be from 0 to below 1"),
     ("batch: 2", "batch: 2.5", ":9: sampling.batch: '2.5' must be a whole number"),
     ("batch: 2", "batch: 3", "batch must be a multiple of accumulate x devices"),
-    ("axes: [z]", "axes: [t]", r":9: sampling.axes\[0\]: 't' must be one of z, y, x"),
+    ("axes: [z]", "axes: [t]", r":9: sampling.axes #1: 't' must be one of z, y, x"),
     ("patch: [16, 16]", "patch: [16, 32]", "patches that are turned must be square"),
     ("patch: [16, 16]", "patch: 16", "patch must be two or three lengths"),
     ("turn: 0.5", "turn: 2", "flip and turn must be from 0 to 1"),
@@ -77,9 +77,9 @@ HOSTILE = [
     ("voxel-size: 5um", "voxel-size: 5", ":3: voxel-size: '5' has no unit"),
     ("voxel-size: 5um\n", "", "lacks voxel-size: no volume says"),
     ("output: out", "preset: nnunet2", ":4: preset: preset must be one of baltruschat2021"),
-    ("colour: [255, 0, 0]", "colour: [255, 0]", r":5: classes\[2\].colour: the list of 2 must hold 3 values"),
+    ("colour: [255, 0, 0]", "colour: [255, 0]", r":5: classes #3.colour: the list of 2 must hold 3 values"),
     ("colour: [255, 0, 0]", "colour: [256, 0, 0]", "must be four integers 0 to 255"),
-    ("labels: a_mask.png", "labelz: a_mask.png", r":6: training\[0\].labelz: no such key; did you mean labels\?"),
+    ("labels: a_mask.png", "labelz: a_mask.png", r":6: training #1.labelz: no such key; did you mean labels\?"),
     ("validation: [{name: b, grey: b.png, labels: b_mask.png}]", "", "lacks validation"),
 ]
 
