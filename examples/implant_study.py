@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from tomoscale import Volume, convert, implant, normalise, segment, working
-from tomoscale.commands import clean, report
+from tomoscale.commands import CLASSES, clean, report
 from tomoscale.demo import write_slices
 from tomoscale.phantom import Phantom
 
@@ -35,7 +35,12 @@ def main() -> None:
         normal = normalise(scan, folder / "normal.zarr", work=work)  # clip at global percentiles, scale to 0..1
         labels = segment(normal, folder / "labels.zarr", work=work)  # the model that ships; or model="my_model/"
         cleaned = clean(labels, folder / "clean.zarr", work=work)  # majority vote of 3 x 3 x 3 voxels
-        truth = convert(Volume(phantom.truth, phantom.voxel_size_um), folder / "truth.zarr", kind="labels", work=work)
+        truth = convert(
+            Volume(phantom.truth, phantom.voxel_size_um, classes=CLASSES),
+            folder / "truth.zarr",
+            kind="labels",
+            work=work,
+        )
         screw = convert(Volume(phantom.screw, phantom.voxel_size_um), folder / "screw.zarr", kind="mask", work=work)
         results = implant.measure(
             cleaned,
