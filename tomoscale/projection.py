@@ -14,9 +14,9 @@ import numpy as np
 import tomoscale
 from tomoscale.geometry import Block, Grid, Halo, Shape
 from tomoscale.own_code import own_code
-from tomoscale.places import Place
+from tomoscale.places import Place, is_bucket
 from tomoscale.resources import Resources, bytes_of_a_process
-from tomoscale.spans import Axis, decoded_along, lengths_along, read_along
+from tomoscale.spans import Axis, decoded_along, held_along, lengths_along, read_along
 from tomoscale.step import Kernel, Measure, make_block
 from tomoscale.volume import Volume
 from tomoscale.words import shape_text, size
@@ -196,9 +196,15 @@ class Plan:
 
     @property
     def _reading_bytes(self) -> int:
-        """Most that one block takes while it is read: its values and their chunks as stored."""
-        stored = (v.dtype.itemsize * (1 + COMPRESSED[v.kind]) for v in self.sources.values())
-        return int(self.padded_voxels * sum(stored))
+        """Most that one block takes while it is read: its values and their chunks as stored, of a bucket all at once."""
+        stored = sum(v.dtype.itemsize * COMPRESSED[v.kind] * self._held_voxels(v) for v in self.sources.values())
+        return self.padded_voxels * self.source_itemsize + int(stored)
+
+    def _held_voxels(self, source: Volume) -> int:
+        """Voxels of the chunks that are in memory, as stored, while the largest block is read."""
+        if not is_bucket(source.name):
+            return self.padded_voxels
+        return math.prod(held_along(axis, c) for axis, c in zip(self.axes, source.storage.chunk_shape, strict=True))
 
     @property
     def _written_bytes(self) -> int:
@@ -207,8 +213,11 @@ class Plan:
 
     @property
     def _writing_bytes(self) -> int:
-        """Most that one block takes while it is written: its values, and their chunks as stored."""
-        return 0 if self.target is None else int(self._written_bytes * (1 + COMPRESSED[self.target.kind]))
+        """Most that one block takes while it is written: its values, and their chunks as stored, and as sent to a bucket."""
+        if self.target is None:
+            return 0
+        stored = COMPRESSED[self.target.kind] * (2 if is_bucket(self.target.name) else 1)
+        return int(self._written_bytes * (1 + stored))
 
     @property
     def _computing_bytes(self) -> int:

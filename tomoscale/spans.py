@@ -62,6 +62,13 @@ def read_along(axis: Axis) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
+def held_along(axis: Axis, chunk: int) -> int:
+    """Voxels of the chunks that the block that touches the most touches along an axis."""
+    touched: int = max(-(-span.stop // chunk) - span.start // chunk for span in axis.spans())
+    return chunk * touched
+
+
+@lru_cache(maxsize=4096)
 def decoded_along(axis: Axis, chunk: int) -> int:
     """Voxels of all chunks that the blocks touch along an axis."""
     return sum(min(axis.source_length, -(-s.stop // chunk) * chunk) - s.start // chunk * chunk for s in axis.spans())
