@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=["uint8", "uint16"], default="uint16", help="uint8: labels; uint16: noisy grey"
     )
+    parser.add_argument(
+        "--margin", type=int, default=0, help="voxels read around each block: parts of objects beside its own"
+    )
     parser.add_argument("--threads", type=int, default=2, help="blocks computed at once; as many are read or written")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
@@ -92,6 +95,7 @@ def measure(folder: str, options: argparse.Namespace) -> dict[str, object]:
         "shape": [options.size] * 3,
         "dtype": options.dtype,
         "block": options.block,
+        "margin": options.margin,
         "blocks": blocks,
         "in_flight": 2 * options.threads,
         "stored_mib": rounded(mebibytes),
@@ -141,7 +145,10 @@ def map_seconds(folder: str, options: argparse.Namespace) -> float:
     def whole() -> None:
         source = open_zarr(f"{folder}/source.zarr")
         work.map(
-            Kernel("invert", invert, Halo(), source.dtype, 2 * source.dtype.itemsize), source, target, kind=source.kind
+            Kernel("invert", invert, Halo.uniform(options.margin), source.dtype, 2 * source.dtype.itemsize),
+            source,
+            target,
+            kind=source.kind,
         )
 
     return timed(whole, repeat=1)[0]

@@ -1,4 +1,4 @@
-"""Clients of an object store that speaks S3: obstore for records and metadata, tensorstore for voxels."""
+"""Clients of an object store that speaks S3: tensorstore puts the objects of voxels, obstore does all else."""
 
 from __future__ import annotations
 

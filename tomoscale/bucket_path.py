@@ -22,12 +22,17 @@ PROBE = ".probe"
 """Ending of objects with which a server is tried (`tomoscale.bucket_conditions`)."""
 
 
+ADVICE = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+"""To who has no permission."""
+
+
 class Part(NamedTuple):
-    """Part of a file or an object: its size as a whole, which bytes of it are meant, and these, piece by piece."""
+    """Part of a file or an object: its size as a whole, which bytes of it are meant, these, piece by piece, and of which version."""
 
     size: int
     span: range
     pieces: Iterator[bytes]
+    version: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -147,12 +152,6 @@ class BucketPath:
             found = library().get(client_of(self.bucket), self.key, options={"range": {"suffix": n_bytes}})
             return int(found.meta["size"]), bytes(found.bytes())
 
-    def read_start(self, n_bytes: int) -> tuple[int, bytes]:
-        """Size of an object, and its first bytes."""
-        with _translated(self):
-            found = library().get(client_of(self.bucket), self.key, options={"range": (0, n_bytes)})
-            return int(found.meta["size"]), bytes(found.bytes())
-
     def read_part(self, wanted: slice, piece_bytes: int) -> Part:
         """Bytes of an object in pieces of so many bytes, or a little more, as they come; asked for once."""
         if wanted.stop is not None and wanted.stop <= wanted.start:
@@ -168,22 +167,15 @@ class BucketPath:
             if part.span:
                 raise
             return part
-        return Part(int(found.meta["size"]), range(*found.range), self._pieces(found, piece_bytes))
+        size, version = int(found.meta["size"]), str(found.meta["e_tag"])
+        return Part(size, range(*found.range), self._pieces(found, piece_bytes), version)
 
     def part(self, wanted: slice) -> Part:
         """Which bytes of an object there are in a part of it; none is read."""
         stored = self.stored()
         if stored is None:
             raise FileNotFoundError(2, "there is no such object", str(self))
-        return Part(stored.size, range(stored.size)[wanted], iter(()))
-
-    def read_parts(self, starts: list[int], n_bytes: int) -> list[bytes]:
-        """So many bytes of an object from each of some places on."""
-        with _translated(self):
-            parts = library().get_ranges(
-                client_of(self.bucket), self.key, starts=starts, lengths=[n_bytes] * len(starts), coalesce=2**14
-            )
-            return [bytes(part) for part in parts]
+        return Part(stored.size, range(stored.size)[wanted], iter(()), stored.version)
 
     def write(self, data: bytes) -> str:
         """Write an object, or replace it; return its version."""
@@ -266,9 +258,7 @@ def _translated(path: BucketPath) -> Iterator[None]:
     except (errors.AlreadyExistsError, errors.PreconditionError):
         raise FileExistsError(17, "there is another object", str(path)) from None
     except (errors.PermissionDeniedError, errors.UnauthenticatedError):
-        raise PermissionError(
-            13, "no permission: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL", str(path)
-        ) from None
+        raise PermissionError(13, f"no permission: {ADVICE}", str(path)) from None
     except errors.BaseError as error:
         # The library says first what it asked for, and last what became of it.
         text = " ".join(str(error).split("Debug source")[0].split()).rpartition(" - ")[2][:200]

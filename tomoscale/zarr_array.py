@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,10 @@ class ZarrArray(ZarrAddress):
             If there is no such array, no permission to read it, or a chunk leads out of it.
         """
         store, chunks = opened(self)
-        store = chunks.looked_at(store, (slice(0, 1),) * self.leading + region)
-        with translated(self.name, self._where(region), writing=False, begun=self.writable):
-            values = store[(0,) * self.leading + region].read(order="C").result()
+        decoding = partial(translated, self.name, self._where(region), writing=False, begun=self.writable)
+        values = chunks.read(store, (slice(0, 1),) * self.leading + region, decoding)
         # The type system of the reader ends here: it has native byte order only.
-        return np.ascontiguousarray(values)
+        return np.ascontiguousarray(values[(0,) * self.leading])
 
     def write(self, region: Region, values: np.ndarray) -> None:
         """Write whole shards, each atomically.

@@ -12,7 +12,8 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,17 @@ class StoredChunks:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", os.path.realpath(self.folder))
 
-    def looked_at(self, store: Any, region: tuple[slice, ...]) -> Any:
-        """Look at the files that hold a region, with all axes of the array, and return what reads them.
+    def read(
+        self, store: Any, region: tuple[slice, ...], decoding: Callable[[], AbstractContextManager[None]]
+    ) -> np.ndarray:
+        """Values of a region, with all axes of the array; the files that hold it are looked at before.
+
+        Parameters
+        ----------
+        store : tensorstore.TensorStore
+        region : tuple of slice
+        decoding : callable
+            Gives what turns errors of the reader into ours.
 
         Raises
         ------
@@ -64,7 +74,9 @@ class StoredChunks:
             size = self._size(file)
             if size is not None and layout.blosc:
                 self._check_heads(file, size, position, region)
-        return store
+        with decoding():
+            values: np.ndarray = store[region].read(order="C").result()
+        return values
 
     def check_links(self, positions: Iterable[tuple[int, ...]]) -> None:
         """Look only at where the files of some shards lie, written or not."""
@@ -136,12 +148,14 @@ def places_in(
         return []
     order = ">u8" if index.big_endian else "<u8"
     entries = np.frombuffer(stored, order, 2 * math.prod(counts)).reshape(*counts, 2)
-    touched = tuple(
-        slice(max(r.start - p * s, 0) // c, -(-min(r.stop - p * s, s) // c))
-        for r, p, s, c in zip(region, shard, layout.shard, layout.chunk, strict=True)
-    )
-    offsets = entries[touched][..., 0].ravel()
+    offsets = entries[touched_chunks(layout, shard, region)][..., 0].ravel()
     return [int(offset) for offset in offsets[offsets <= np.uint64(max(size - HEAD.size, 0))]]
+
+
+def touched_chunks(layout: Layout, shard: tuple[int, ...], region: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Chunks of a shard that a region touches, counted from its first."""
+    axes = zip(region, shard, layout.shard, layout.chunk, strict=True)
+    return tuple(slice(max(r.start - p * s, 0) // c, -(-min(r.stop - p * s, s) // c)) for r, p, s, c in axes)
 
 
 def positions_of(region: tuple[slice, ...], shard: tuple[int, ...]) -> Iterable[tuple[int, ...]]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tomoscale.bucket_path import ADVICE
 from tomoscale.errors import InputError, IntegrityError, NotStored
 
 
@@ -67,10 +68,9 @@ def _of_server(path: str, where: str, text: str, *, writing: bool) -> Exception 
     """What a server says of itself, not of the voxels."""
     kind, line = text.partition(":")[0], text.splitlines()[0][:200]
     if kind in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
-        advice = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
         if writing:
-            return PermissionError(errno.EACCES, f"no permission: {advice}", path)
-        return InputError(f"{path}: no permission to read it{where}: {advice}")
+            return PermissionError(errno.EACCES, f"no permission: {ADVICE}", path)
+        return InputError(f"{path}: no permission to read it{where}: {ADVICE}")
     if kind in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN"):
         # Not one to be repeated at once: that was done for long.
         return OSError(f"{path}: the object store does not answer{where} ({line}); check AWS_ENDPOINT_URL")

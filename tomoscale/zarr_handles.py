@@ -12,7 +12,8 @@ Why tensorstore reads and writes, and how (measured on 2 cores):
 - ``durable`` syncs every shard and its folder before the block counts as done (0 to 13 % slower). It is the default, because the ledger
   says "done" once: what a power loss takes away afterwards would be found only when it is read.
 - ``fill_missing_data_reads: false`` turns a chunk that is not there, whole shards included, into an error.
-- In a bucket a shard is one object, put whole; busy servers and lost connections are asked again by tensorstore.
+- In a bucket a shard is one object, put whole by tensorstore, which asks busy servers again; what is read there is got by
+  `tomoscale.zarr_objects` and only decoded by tensorstore.
 - tensorstore keeps threads, so a process forked after its use cannot use it (it aborts): we say so instead.
 """
 
@@ -150,24 +151,24 @@ def _open(array: ZarrAddress, version: str) -> tuple[Any, StoredChunks | StoredO
     if node is None or not node.is_array:
         raise InputError(f"{array.name} is no array any more: mend the path")
     layout = check_array(node)
-    spec = {
+    spec: dict[str, Any] = {
         "driver": "zarr3" if array.version == 3 else "zarr",
-        "kvstore": folder.bucket.spec(folder.key)
-        if isinstance(folder, BucketPath)
-        else {"driver": "file", "path": f"{folder}/"},
         "store_data_equal_to_fill_value": True,
         "fill_missing_data_reads": not array.complete,
-        "recheck_cached_metadata": "open",
     }
     context = _context(array.durable)
-    file = array.metadata_file
-    chunks: StoredChunks | StoredObjects = (
-        StoredObjects(folder, layout, spec, context, (file.name, file.read_bytes()))
-        if isinstance(folder, BucketPath)
-        else StoredChunks(folder, layout)
-    )
+    chunks: StoredChunks | StoredObjects
     with translated(array.name, "", writing=False):
-        store = tensorstore.open(spec, context=context).result()
+        if isinstance(folder, BucketPath):
+            # What was just read is taken as it is: the library keeps what it once read of a place, and takes an array that was
+            # made anew there, and again as it was before, for one that changes under it.
+            chunks = StoredObjects(folder, layout, node.metadata, spec, context)
+            spec |= {"kvstore": folder.bucket.spec(folder.key), "metadata": dict(node.metadata)}
+            store = tensorstore.open(spec, context=context, open=True, assume_metadata=True).result()
+        else:
+            chunks = StoredChunks(folder, layout)
+            spec |= {"kvstore": {"driver": "file", "path": f"{folder}/"}, "recheck_cached_metadata": "open"}
+            store = tensorstore.open(spec, context=context).result()
     found: tuple[Any, ...] = (tuple(store.shape)[array.leading :], store.dtype.numpy_dtype)
     wanted: tuple[Any, ...] = (array.shape, array.dtype)
     if array.writable:
