@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -13,9 +14,14 @@ from typing import Any
 from tomoscale.errors import PlanError
 
 RETRIES = 8
-"""Times a request is repeated, after 0.2 s and then ever longer pauses up to 8 s."""
+"""Times a request is repeated, whatever it asks for."""
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 8.0
+"""Pauses between, each longer than the one before and drawn by chance, so that many clients do not come back at once."""
 RETRY_SECONDS = 45.0
 """And for how long: what takes longer is for the tries of a block, and then for the user; less than a lease lasts."""
+
+_BUSY = re.compile(r"\b(503|429|SlowDown)\b")
 
 
 @dataclass(frozen=True, order=True)
@@ -64,6 +70,14 @@ class Stored:
         return cls(int(meta["size"]), modified.timestamp(), str(meta["e_tag"]))
 
 
+def no_answer(place: str, said: str) -> OSError:
+    """Error of a request that was repeated as long as that is worth it, with what became of the last try."""
+    if _BUSY.search(said):
+        advice = "run it again later, or with fewer workers at once: what a run has finished is kept"
+        return OSError(f"{place}: the object store is busy and refused {RETRIES + 1} tries ({said}); {advice}")
+    return OSError(f"{place}: the object store does not answer ({said}); check AWS_ENDPOINT_URL and AWS_REGION")
+
+
 def library() -> Any:
     """Return obstore.
 
@@ -84,7 +98,8 @@ def client_of(bucket: Bucket) -> Any:
     """Client of a bucket, one in each process."""
     from obstore.store import S3Store
 
-    pauses = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=8), "base": 2}
+    first, longest = timedelta(seconds=FIRST_PAUSE_SECONDS), timedelta(seconds=LONGEST_PAUSE_SECONDS)
+    pauses = {"init_backoff": first, "max_backoff": longest, "base": 2}
     retries = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": pauses}
     asked: dict[str, Any] = {"endpoint": bucket.endpoint} if bucket.endpoint else {}
     asked |= {"region": bucket.region} if bucket.region else {}

@@ -2,7 +2,7 @@
 
 Objects are written whole or not at all, replaced at once, and made by one writer alone where that is asked for
 (``If-None-Match: *``). Requests that a busy server refuses, or that a lost connection ends, are repeated with growing
-pauses by the library.
+pauses by the library, as `tomoscale.bucket_client` says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from tomoscale.bucket_client import Bucket, Stored, client_of, library
+from tomoscale.bucket_client import Bucket, Stored, client_of, library, no_answer
 
 METADATA = ("zarr.json", ".zgroup", ".zattrs")
 """Files that say what a folder holds."""
@@ -262,6 +262,4 @@ def _translated(path: BucketPath) -> Iterator[None]:
     except errors.BaseError as error:
         # The library says first what it asked for, and last what became of it.
         text = " ".join(str(error).split("Debug source")[0].split()).rpartition(" - ")[2][:200]
-        raise OSError(
-            f"{path}: the object store does not answer ({text}); check AWS_ENDPOINT_URL and AWS_REGION"
-        ) from None
+        raise no_answer(str(path), text) from None

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tomoscale.bucket_client import no_answer
 from tomoscale.bucket_path import ADVICE
 from tomoscale.errors import InputError, IntegrityError, NotStored
 
@@ -73,5 +74,5 @@ def _of_server(path: str, where: str, text: str, *, writing: bool) -> Exception 
         return InputError(f"{path}: no permission to read it{where}: {ADVICE}")
     if kind in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN"):
         # Not one to be repeated at once: that was done for long.
-        return OSError(f"{path}: the object store does not answer{where} ({line}); check AWS_ENDPOINT_URL")
+        return no_answer(f"{path}{where}", line)
     return None

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from tomoscale.bucket_client import RETRIES
+from tomoscale import bucket_client
 from tomoscale.bucket_path import BucketPath
 from tomoscale.errors import InputError, PlanError
 from tomoscale.geometry import Shape
@@ -194,7 +194,11 @@ def _context(durable: bool) -> Any:
             "file_io_sync": durable,
             "file_io_locking": {"mode": "none"},
             "s3_request_concurrency": {"limit": 2 * THREADS},
-            "s3_request_retries": {"max_retries": RETRIES, "initial_delay": "200ms", "max_delay": "8s"},
+            "s3_request_retries": {
+                "max_retries": bucket_client.RETRIES,
+                "initial_delay": f"{bucket_client.FIRST_PAUSE_SECONDS}s",
+                "max_delay": f"{bucket_client.LONGEST_PAUSE_SECONDS}s",
+            },
         }
     )
 

@@ -31,7 +31,6 @@ def few_tries(monkeypatch):
     for name, value in {"ACCESS_KEY_ID": "name", "SECRET_ACCESS_KEY": "word", "REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(bucket_client, "RETRIES", 3)
-    monkeypatch.setattr(zarr_handles, "RETRIES", 3)
     bucket_client.client_of.cache_clear()
     zarr_handles._open.cache_clear()
     zarr_handles._context.cache_clear()
@@ -78,7 +77,7 @@ def test_a_busy_server_and_dropped_connections_are_asked_again(tmp_path, monkeyp
 
 def test_a_server_that_never_answers_and_one_that_refuses_are_named(tmp_path, monkeypatch, values):
     volume_at(tmp_path / "scans" / "labels.zarr", values)
-    for status, error, match in ((503, OSError, "does not answer"), (403, InputError, "no permission")):
+    for status, error, match in ((503, OSError, "is busy and refused 4 tries"), (403, InputError, "no permission")):
         with object_store(tmp_path, lambda method, path, times, status=status: status) as (address, _):
             monkeypatch.setenv("AWS_ENDPOINT_URL", address)
             with pytest.raises(error, match=f"s3://scans/labels.zarr.*{match}"):
