@@ -108,11 +108,33 @@ def client_of(bucket: Bucket) -> Any:
     return S3Store(bucket.name, **asked)
 
 
+def error_code(error: BaseException) -> str:
+    """What S3 calls an error, such as "NoSuchBucket"; empty where the server did not say."""
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    if found is None and "incorrectly configured region" in str(error):
+        return "PermanentRedirect"  # which the library says in words of its own
+    return found[1] if found else ""
+
+
+def credentials_found() -> str:
+    """Where credentials come from; empty if there are none, so that only a machine of Amazon itself could give some."""
+    if {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(os.environ):
+        return "AWS_ACCESS_KEY_ID"
+    if len(_stored_credentials()) > 1:
+        return str(_credentials_file())
+    others = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_SKIP_SIGNATURE")
+    return next((name for name in others if os.environ.get(name)), "")
+
+
+def _credentials_file() -> Path:
+    return Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+
+
 def _stored_credentials() -> dict[str, str]:
     """Credentials of the user's file, where the environment has none; {} where neither does."""
     if "AWS_ACCESS_KEY_ID" in os.environ:
         return {}
-    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+    file = _credentials_file()
     parser = configparser.RawConfigParser()
     try:
         parser.read(file)

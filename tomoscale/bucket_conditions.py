@@ -18,6 +18,8 @@ from tomoscale.errors import PlanError
 
 WRITERS = 4
 """Who try to make one object at the same moment: a server that looks first and puts then lets more than one."""
+CONDITIONAL = "give an output on a file system, or a bucket of a server that knows conditional writes"
+"""To who has such a server."""
 _OTHER_VERSION = '"00000000000000000000000000000000"'
 _kept: set[Bucket] = set()
 
@@ -32,34 +34,35 @@ def refuse_unconditional(folder: BucketPath) -> None:
     """
     if folder.bucket in _kept:
         return
-    probe = folder / f".{uuid.uuid4().hex[:12]}{PROBE}"
-    try:
-        _try_conditions(probe)
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
+    failure = condition_failure(folder)
+    if failure:
+        server = folder.bucket.endpoint or "the object store"
+        raise PlanError(
+            f"{folder} cannot be written safely: {server} does not keep {failure}, so two runs could write one output and lose "
+            f"blocks; {CONDITIONAL}"
+        )
     _kept.add(folder.bucket)
 
 
-def _try_conditions(probe: BucketPath) -> None:
+def condition_failure(folder: BucketPath) -> str:
+    """Which condition the server of a bucket does not keep, and what it did instead; empty if it keeps both."""
+    probe = folder / f".{uuid.uuid4().hex[:12]}{PROBE}"
+    try:
+        return _tried(probe)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _tried(probe: BucketPath) -> str:
     with ThreadPoolExecutor(WRITERS) as pool:
         # Of different lengths, so that nobody takes another's for what it put itself.
         answers = list(pool.map(lambda n: probe.create(b"x" * n), range(1, WRITERS + 1)))
     made = [version for version in answers if version is not None]
     if len(made) != 1:
-        raise _unfit(
-            probe, "If-None-Match: *", f"{len(made)} of {WRITERS} writers made the same object, where one must"
-        )
+        return f"the condition If-None-Match: * of a PUT ({len(made)} of {WRITERS} writers made the same object, where one must)"
     if probe.update(b"", _OTHER_VERSION) is not None:
-        raise _unfit(probe, "If-Match", "it replaced an object that had another ETag than the one named")
+        return "the condition If-Match of a PUT (it replaced an object that had another ETag than the one named)"
     if probe.update(b"renewed", made[0]) is None:
-        raise _unfit(probe, "If-Match", "it refused to replace an object that had the very ETag named")
-
-
-def _unfit(probe: BucketPath, condition: str, seen: str) -> PlanError:
-    server = probe.bucket.endpoint or "the object store"
-    return PlanError(
-        f"{probe.parent} cannot be written safely: {server} does not keep the condition {condition} of a PUT ({seen}), so two runs "
-        "could write one output and lose blocks; give an output on a file system, or a bucket of a server that knows conditional "
-        "writes"
-    )
+        return "the condition If-Match of a PUT (it refused to replace an object that had the very ETag named)"
+    return ""

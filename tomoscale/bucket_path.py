@@ -7,13 +7,14 @@ pauses by the library, as `tomoscale.bucket_client` says.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from tomoscale.bucket_client import Bucket, Stored, client_of, library, no_answer
+from tomoscale.bucket_client import Bucket, Stored, client_of, error_code, library, no_answer
 
 METADATA = ("zarr.json", ".zgroup", ".zattrs")
 """Files that say what a folder holds."""
@@ -253,13 +254,22 @@ def _translated(path: BucketPath) -> Iterator[None]:
     errors = library().exceptions
     try:
         yield
-    except (errors.NotFoundError, FileNotFoundError):
-        raise FileNotFoundError(2, "there is no such object", str(path)) from None
-    except (errors.AlreadyExistsError, errors.PreconditionError):
-        raise FileExistsError(17, "there is another object", str(path)) from None
-    except (errors.PermissionDeniedError, errors.UnauthenticatedError):
-        raise PermissionError(13, f"no permission: {ADVICE}", str(path)) from None
-    except errors.BaseError as error:
-        # The library says first what it asked for, and last what became of it.
-        text = " ".join(str(error).split("Debug source")[0].split()).rpartition(" - ")[2][:200]
-        raise no_answer(str(path), text) from None
+    except (errors.BaseError, FileNotFoundError) as error:
+        raise _as_of_files(error, path) from None
+
+
+def _as_of_files(error: BaseException, path: BucketPath) -> OSError:
+    errors, code = library().exceptions, error_code(error)
+    # The library says first what it asked for, and last what became of it.
+    text = " ".join(str(error).split("Debug source")[0].split()).rpartition(" - ")[2][:200]
+    if code == "NoSuchBucket":
+        return FileNotFoundError(2, "there is no such bucket", str(path))
+    if isinstance(error, errors.NotFoundError | FileNotFoundError):
+        return FileNotFoundError(2, "there is no such object", str(path))
+    if isinstance(error, errors.AlreadyExistsError | errors.PreconditionError):
+        return FileExistsError(17, "there is another object", str(path))
+    # Of a list, the library does not say that it was refused for want of permission.
+    denied = isinstance(error, errors.PermissionDeniedError | errors.UnauthenticatedError)
+    if denied or re.search(r"status code: 40[13]\b", text):
+        return PermissionError(13, f"no permission{f' ({code})' if code else ''}: {ADVICE}", str(path))
+    return no_answer(str(path), text)

@@ -13,10 +13,12 @@ import dask
 import pytest
 
 from tests.cluster import virtual_slurm
+from tomoscale.bucket_client import Bucket
+from tomoscale.bucket_path import BucketPath
 from tomoscale.cli import main
 from tomoscale.cluster import connection, doctor, looking, quota
 from tomoscale.cluster.checks import CHECKS, check_all
-from tomoscale.cluster.facts import Facts, Folder, Machine, Slurm
+from tomoscale.cluster.facts import BucketFolder, Facts, Folder, Machine, Slurm
 from tomoscale.cluster.profile import make_profile, shipped_profile
 
 GIB = 2**30
@@ -62,6 +64,12 @@ def folder(**other: Any) -> dict[str, Any]:
     return {"folder": dataclasses.replace(SOUND.folder, **other)}
 
 
+def bucket(**other: Any) -> dict[str, Any]:
+    path = BucketPath(Bucket("scans", "https://store:9000", None), "study")
+    sound = BucketFolder(path, "https://store:9000", "AWS_ACCESS_KEY_ID")
+    return {"folder": None, "bucket": dataclasses.replace(sound, **other)}
+
+
 def profile(**other: Any) -> dict[str, Any]:
     return {"profile": make_profile("mine", {**OPTIONS, **{k.replace("_", "-"): v for k, v in other.items()}})}
 
@@ -87,6 +95,26 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
     "no inodes": (folder(free_files=12), "files", "fault", ("12",)),
     "a quota at its end": (folder(quota_free_bytes=GIB), "quota", "warning", ("1.0 GiB",)),
     "memory of one machine as folder": (folder(file_system="tmpfs"), "file system", "fault", ("tmpfs",)),
+    "no answer of a bucket": (bucket(unreachable="Connection refused"), "bucket server", "fault", ("Connection refused", "AWS_ENDPOINT_URL")),
+    "no credentials for a bucket": (bucket(credentials=""), "bucket credentials", "fault", ("~/.aws/credentials", "AWS_PROFILE")),
+    "a key that is not known": (bucket(refusals={"list": "InvalidAccessKeyId"}), "bucket credentials", "fault", ("InvalidAccessKeyId",)),
+    "a wrong secret": (bucket(refusals={"list": "SignatureDoesNotMatch"}), "bucket credentials", "fault", ("AWS_SECRET_ACCESS_KEY",)),
+    "a session that is over": (bucket(refusals={"list": "ExpiredToken"}), "bucket credentials", "fault", ("AWS_SESSION_TOKEN",)),
+    "another region": (bucket(refusals={"list": "PermanentRedirect"}), "bucket credentials", "fault", ("us-east-1", "AWS_REGION")),
+    "no such bucket": (bucket(refusals={"list": "NoSuchBucket"}), "bucket", "fault", ("no bucket scans", "s3://scans/study")),
+    "a busy server": (bucket(refusals={"list": "SlowDown"}), "bucket", "fault", ("cannot list objects: SlowDown",)),
+    "a bucket to read only": (bucket(refusals={"write": "AccessDenied"}), "bucket rights", "fault", ("write", "s3:PutObject")),
+    "a bucket that keeps all": (bucket(refusals={"delete": "AccessDenied"}), "bucket rights", "fault", ("s3:DeleteObject",)),
+    "no conditions": (bucket(condition="the condition If-Match of a PUT"), "bucket conditions", "fault", ("If-Match", "file system")),
+    "a clock far ahead of a bucket": (
+        {**bucket(), **worker(clock_offset_s=1200.0)}, "bucket clock", "fault", ("20 min ahead", "15 min", "node7"),
+    ),
+    "a clock behind a bucket": ({**bucket(), **worker(clock_offset_s=-420.0)}, "bucket clock", "warning", ("7 min behind",)),
+    "a clock that nobody tells": (
+        {**bucket(refusals={"list": "RequestTimeTooSkewed"}), "here": dataclasses.replace(HERE, clock_offset_s=None)},
+        "bucket clock", "fault", ("RequestTimeTooSkewed", "login1"),
+    ),
+    "a bucket that workers do not see": ({**bucket(), **worker(sees_token=False)}, "shared bucket", "fault", ("s3://scans/study", "node7")),
     "no port": ({"port_error": "127.0.0.1: denied"}, "ports", "fault", ("127.0.0.1", "cluster script")),
     "no such interface": (profile(interface="ib7"), "interface", "fault", ("'ib7'", "lo, ib0")),
     "keys where others write": ({"keys_mode": 0o777}, "keys", "fault", ("write into", "chmod 700")),
@@ -113,6 +141,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
 def test_nothing_is_found_where_nothing_is_wrong():
     assert check_all(SOUND) == []
     assert check_all(Facts(here=HERE)) == []
+    assert check_all(dataclasses.replace(SOUND, **bucket())) == []
 
 
 @pytest.mark.parametrize("name", FAULTS)

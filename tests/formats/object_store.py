@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import calendar
 import hashlib
+import hmac
 import os
 import re
 import threading
@@ -19,8 +21,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 Failure = Callable[[str, str, int], int | str | float | None]
-"""Of a method, a path and how often it was asked for: a status to answer with, "drop" to end the connection, "lose" to do
-what was asked and end the connection, seconds (a float) to answer late, or None."""
+"""Of a method, a path and how often it was asked for: a status to answer with, or one with its name such as "404 NoSuchBucket",
+"drop" to end the connection, "lose" to do what was asked and end the connection, seconds (a float) to answer late, or None."""
 
 Conditions = Literal["kept", "bare", "no If-None-Match", "no If-Match"]
 """Of a PUT: kept; kept where ETags are named without quotes, as by gateways of Ceph; or one of them not known."""
@@ -33,6 +35,10 @@ class Store(ThreadingHTTPServer):
     """The server; `asked` is every method and path that was asked for, in order, `names` whose keys requests were signed with."""
 
     daemon_threads = True
+    secret = ""
+    """With which requests must be signed; empty where any will do."""
+    clock_seconds = 0.0
+    """By which its clock is ahead."""
 
     def __init__(self, folder: Path, failure: Failure, conditions: Conditions) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -71,19 +77,36 @@ class Handler(BaseHTTPRequestHandler):
             store.counts[self.command, self.path] += 1
             store.names.update(re.findall(r"Credential=([^/]*)/", self.headers.get("Authorization", "")))
             times = store.counts[self.command, self.path]
-        wanted = store.failure(self.command, self.path, times)
+        wanted = self.refused() or store.failure(self.command, self.path, times)
         if isinstance(wanted, float):
             time.sleep(wanted)
         self.lost = wanted == "lose"
         if wanted == "drop":
             self.close_connection = True
-        elif isinstance(wanted, int):
-            code = {403: "AccessDenied"}.get(wanted, "SlowDown")
-            self.answer(wanted, f"<Error><Code>{code}</Code></Error>".encode())
+        elif isinstance(wanted, int) or str(wanted)[:3].isdigit():
+            status, _, name = str(wanted).partition(" ")
+            code = name or {"403": "AccessDenied"}.get(status, "SlowDown")
+            self.answer(int(status), f"<Error><Code>{code}</Code></Error>".encode())
         else:
             getattr(self, f"on_{self.command.lower()}")()
 
     do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = do
+
+    def refused(self) -> str | None:
+        """Why a signed request is not taken."""
+        moment = self.headers.get("x-amz-date")
+        if moment is None:
+            return None
+        signed = calendar.timegm(time.strptime(moment, "%Y%m%dT%H%M%SZ"))
+        if abs(signed - time.time() - self.server.clock_seconds) > 15 * 60:
+            return "403 RequestTimeTooSkewed"
+        if self.server.secret and signature(self, self.server.secret) not in self.headers["Authorization"]:
+            return "403 SignatureDoesNotMatch"
+        return None
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Time of the head of an answer."""
+        return super().date_time_string((timestamp or time.time()) + self.server.clock_seconds)
 
     def on_head(self) -> None:
         if len(self.path.strip("/").split("/")) == 1:
@@ -190,6 +213,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+def signature(asked: Handler, secret: str) -> str:
+    """What the head of a request must hold that was signed with a secret (AWS Signature Version 4)."""
+    said = asked.headers["Authorization"]
+    scope = re.search(r"Credential=[^/]*/([^, ]*)", said)[1]
+    names = re.search(r"SignedHeaders=([^, ]*)", said)[1]
+    path, _, query = asked.path.partition("?")
+    headers = "".join(f"{name}:{' '.join(asked.headers[name].split())}\n" for name in names.split(";"))
+    query = "&".join(sorted(part if "=" in part else f"{part}=" for part in query.split("&"))) if query else ""
+    request = "\n".join([asked.command, path, query, headers, names, asked.headers["x-amz-content-sha256"]])
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    text = "\n".join(["AWS4-HMAC-SHA256", asked.headers["x-amz-date"], scope, digest])
+    key = f"AWS4{secret}".encode()
+    for part in [*scope.split("/"), text]:
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key.hex()
 
 
 def etag(file: Path) -> str:

@@ -228,7 +228,7 @@ def test_without_permission_nothing_is_begun(tmp_path, monkeypatch, capsys, valu
         assert main(["clean", str(tmp_path / "labels.zarr"), "s3://scans/clean.zarr"]) == 4
         error = capsys.readouterr().err
         assert "s3://scans/clean.zarr/." in error
-        assert ".probe: no permission: check AWS_ACCESS_KEY_ID" in error
+        assert ".probe: no permission (AccessDenied): check AWS_ACCESS_KEY_ID" in error
         assert all(path.endswith(".probe") for method, path in asked if method == "PUT")
 
 

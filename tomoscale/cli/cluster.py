@@ -82,7 +82,12 @@ COMMANDS = (
                 metavar="PROFILE",
                 help="look at this Slurm profile without submitting a job",
             ),
-            option("--folder", type=values.output_path, metavar="PATH", help="where results are to be"),
+            option(
+                "--folder",
+                type=values.volume_path,
+                metavar="PATH",
+                help="where results are to be, also s3://BUCKET/PATH",
+            ),
             *WHERE,
         ),
         show=_doctor_in_words,

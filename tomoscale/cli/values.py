@@ -209,7 +209,7 @@ def input_path(text: str) -> str:
 
 
 def volume_path(text: str) -> Place:
-    """A volume this command makes, on a file system or in a bucket."""
+    """A volume this command makes, or a folder for such, on a file system or in a bucket."""
     return place(text) if is_bucket(text) else output_path(text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tomoscale.cluster import machine_checks, site_checks
+from tomoscale.cluster import bucket_checks, machine_checks, site_checks
 from tomoscale.cluster.facts import Facts, Finding
 
 Check = Callable[[Facts], Iterator[Finding]]
@@ -18,6 +18,12 @@ CHECKS: tuple[Check, ...] = (
     machine_checks.clocks,
     machine_checks.shared_paths,
     machine_checks.folder_of_results,
+    bucket_checks.server,
+    bucket_checks.credentials,
+    bucket_checks.rights,
+    bucket_checks.conditions,
+    bucket_checks.clocks,
+    bucket_checks.shared_bucket,
     site_checks.network,
     site_checks.keys,
     site_checks.dask_options,

@@ -11,7 +11,9 @@ from typing import Any
 
 import psutil
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.cluster import looking as look
+from tomoscale.cluster.bucket_looking import look_at_bucket
 from tomoscale.cluster.checks import CHECKS, check_all
 from tomoscale.cluster.connection import connect
 from tomoscale.cluster.credentials import HOME
@@ -22,13 +24,14 @@ from tomoscale.cluster.quota import mount_of
 from tomoscale.cluster.settings import LOOPBACK
 from tomoscale.cluster.slurm import shared_folder
 from tomoscale.errors import PlanError
+from tomoscale.places import Place, replace_text
 
 
 def diagnose(
     workers: str = "",
     *,
     site: str | None = None,
-    folder: Path | None = None,
+    folder: Place | None = None,
     n_jobs: int = 1,
     credentials: str | Path | None = None,
     insecure: bool = False,
@@ -41,8 +44,8 @@ def diagnose(
         As for `tomoscale.working`; they are started, asked, and ended. Empty starts none.
     site : str or None
         Profile to look at without submitting a job; that of "slurm:PROFILE" is looked at anyway.
-    folder : path or None
-        Where results are to be: small files are written there and removed.
+    folder : Path, BucketPath or None
+        Where results are to be: small files or objects are written there and removed.
     n_jobs, credentials, insecure
         As for `tomoscale.working`.
 
@@ -68,7 +71,7 @@ def diagnose(
     }
 
 
-def gather(workers: str, site: str | None, folder: Path | None, how: dict[str, Any]) -> Facts:
+def gather(workers: str, site: str | None, folder: Place | None, how: dict[str, Any]) -> Facts:
     """Learn what the checks judge."""
     import dask
 
@@ -81,7 +84,8 @@ def gather(workers: str, site: str | None, folder: Path | None, how: dict[str, A
     facts = Facts(
         here=look.look_at_machine("this machine", None if folder is None else str(folder)),
         asked=workers,
-        folder=None if folder is None else look.look_at_folder(folder),
+        folder=look.look_at_folder(folder) if isinstance(folder, Path) else None,
+        bucket=look_at_bucket(folder) if isinstance(folder, BucketPath) else None,
         slurm=None if profile is None else look.look_at_slurm(script),
         profile=profile,
         job_header=header,
@@ -101,7 +105,7 @@ def gather(workers: str, site: str | None, folder: Path | None, how: dict[str, A
         return replace(facts, connection_error=str(error))
 
 
-def look_at_workers(workers: str, folder: Path | None, how: dict[str, Any]) -> tuple[Machine, ...]:
+def look_at_workers(workers: str, folder: Place | None, how: dict[str, Any]) -> tuple[Machine, ...]:
     """Start or reach workers and let each look at its machine."""
     with token_in(folder) as token, connect(workers, **how) as client:
         if client is None:
@@ -121,22 +125,22 @@ def look_at_workers(workers: str, folder: Path | None, how: dict[str, Any]) -> t
 
 
 @contextmanager
-def token_in(folder: Path | None) -> Iterator[str | None]:
+def token_in(folder: Place | None) -> Iterator[str | None]:
     """Write a file that workers look for, give its name, and remove it."""
     if folder is None:
         yield None
         return
     token = look.TOKEN.format(f"token-{os.getpid()}")
     try:
-        (folder / token).write_bytes(b"")
-    except OSError:  # that the folder cannot be written is found elsewhere
+        replace_text(folder / token, "")
+    except (OSError, PlanError):  # that the folder cannot be written is found elsewhere
         yield None
         return
     try:
         yield token
     finally:
         with suppress(OSError):
-            (folder / token).unlink()
+            (folder / token).unlink(missing_ok=True)
 
 
 def job_texts(profile: Profile) -> tuple[tuple[str, ...], str]:

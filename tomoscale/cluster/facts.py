@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tomoscale.bucket_path import BucketPath
 from tomoscale.cluster.profile import Profile
 
 PACKAGES = ("tomoscale", "numpy", "torch", "zarr", "dask", "distributed", "numba")
@@ -40,7 +41,7 @@ class Machine:
     open_files : int
         Files a process may hold open.
     clock_offset_s : float or None
-        Clock of the machine minus that of the file server, when a file was written into the folder.
+        Clock of the machine minus that of the file server, when a file was written into the folder, or of the object store.
     sees_token : bool or None
         Whether a file that the client wrote into the folder is there.
     error : str
@@ -87,6 +88,41 @@ class Folder:
 
 
 @dataclass(frozen=True)
+class BucketFolder:
+    """An address in a bucket where results are to be, as the client sees it.
+
+    Attributes
+    ----------
+    path : BucketPath
+    server : str
+        Its address.
+    credentials : str
+        Where they were found: a variable or a file; empty if nowhere.
+    region : str
+        That was asked for; empty for the usual one.
+    unreachable : str
+        Why the server does not answer; empty if it does.
+    refusals : mapping of "list", "write", "read" or "delete" to str
+        What was refused, and the code of S3 or the words for that.
+    condition : str
+        Which condition of a PUT the server does not keep; empty if it keeps them.
+    """
+
+    path: BucketPath
+    server: str
+    credentials: str = ""
+    region: str = ""
+    unreachable: str = ""
+    refusals: Mapping[str, str] = field(default_factory=dict)
+    condition: str = ""
+
+    @property
+    def of_amazon(self) -> bool:
+        """Whether its machines may have credentials that no process is told."""
+        return self.path.bucket.endpoint is None
+
+
+@dataclass(frozen=True)
 class Slurm:
     """What Slurm's commands say.
 
@@ -118,6 +154,8 @@ class Facts:
     connection_error : str
         Why there are no workers, if they were asked for.
     folder : Folder or None
+    bucket : BucketFolder or None
+        In place of a folder.
     slurm : Slurm or None
     profile : Profile or None
     job_header : tuple of str
@@ -140,6 +178,7 @@ class Facts:
     asked: str = ""
     connection_error: str = ""
     folder: Folder | None = None
+    bucket: BucketFolder | None = None
     slurm: Slurm | None = None
     profile: Profile | None = None
     job_header: tuple[str, ...] = ()

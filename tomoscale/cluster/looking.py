@@ -20,10 +20,14 @@ import psutil
 
 import tomoscale
 from tomoscale.arrays import cuda_available
+from tomoscale.bucket_path import BucketPath
+from tomoscale.cluster.bucket_looking import ask, server_of
 from tomoscale.cluster.facts import PACKAGES, Folder, Machine, Slurm
 from tomoscale.cluster.profile import slurm_seconds
 from tomoscale.cluster.quota import mount_of, quota_free_bytes
 from tomoscale.cluster.slurm import COMMANDS, refusal_of
+from tomoscale.errors import PlanError
+from tomoscale.places import Place, place
 
 TOKEN = ".tomoscale-doctor-{}"
 DASK_OPTIONS = (
@@ -44,7 +48,7 @@ def look_at_machine(name: str, folder: str | None = None, token: str | None = No
     name : str
         What to call it.
     folder : str or None
-        Folder of results; a file is written there and removed.
+        Folder of results, or address in a bucket; a file is written into a folder and removed.
     token : str or None
         Name of a file there that the client wrote.
     """
@@ -57,8 +61,8 @@ def look_at_machine(name: str, folder: str | None = None, token: str | None = No
         gpus=gpu_count(),
         driver=Path("/proc/driver/nvidia/version").exists(),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        clock_offset_s=None if folder is None else clock_offset_s(Path(folder)),
-        sees_token=None if folder is None or token is None else (Path(folder) / token).exists(),
+        clock_offset_s=None if folder is None else clock_offset_s(place(folder)),
+        sees_token=None if folder is None or token is None else sees(place(folder) / token),
     )
 
 
@@ -87,8 +91,18 @@ def gpu_count() -> int:
     return int(importlib.import_module("cupy").cuda.runtime.getDeviceCount())
 
 
-def clock_offset_s(folder: Path) -> float | None:
-    """Clock of this machine minus that of the file server; None where no file can be written."""
+def sees(token: Place) -> bool:
+    """Whether a file or an object is there, for this process."""
+    try:
+        return token.is_file()
+    except (OSError, PlanError):
+        return False
+
+
+def clock_offset_s(folder: Place) -> float | None:
+    """Clock of this machine minus that of the server of a folder; None where it cannot be told."""
+    if isinstance(folder, BucketPath):
+        return ask(server_of(folder.bucket)).clock_offset_s
     path = folder / TOKEN.format(f"clock-{socket.gethostname()}-{os.getpid()}")
     try:
         before = time.time()
