@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from google_crc32c import value as crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec, ZstdCodec
@@ -183,6 +184,21 @@ def test_an_object_that_is_replaced_while_it_is_read_is_told(tmp_path, server):
     server_failure.before = replaced
     with pytest.raises(OSError, match=r"s3://scans/v.zarr/0/c/0/0/0 was replaced while it was read: read it again"):
         volume.read((slice(0, 32), slice(0, 64), slice(0, 64)))
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_chunk_that_is_stored_in_far_more_than_it_holds_is_not_got(tmp_path, server, sharded):
+    path, chunks = tmp_path / "store" / "scans" / "v.zarr", {"shards": (8, 8, 8), "chunks": (4, 4, 4)}
+    chunks = chunks if sharded else {"chunks": (8, 8, 8)}
+    array = zarr.create_array(path, shape=(8, 8, 8), dtype="u1", compressors=None, **chunks)
+    array[:] = noise((8, 8, 8))
+    file = path / "c" / "0" / "0" / "0"
+    # Every chunk is said to be the whole object, or the only one is.
+    entries = np.tile(np.array([0, 10**6], "<u8"), 8).tobytes()
+    index = entries + crc32c(entries).to_bytes(4, "little")
+    file.write_bytes(bytes(10**6) + (index if sharded else b""))
+    with pytest.raises(IntegrityError, match=r"c/0/0/0 is damaged: a chunk of \d+ bytes is stored in 1000000; compute"):
+        open_volume("s3://scans/v.zarr", voxel_size_um=1.0).read()
 
 
 @pytest.mark.parametrize("damage", ["index", "beyond", "short", "empty"])

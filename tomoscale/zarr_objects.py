@@ -29,6 +29,7 @@ MOST_BYTES = 2**25
 """Of one request: at 1 MiB a second it ends before the client gives up."""
 GAP_BYTES = 2**19
 """Between chunks that are asked for together: what lies there is sent for nothing, in less time than a request takes."""
+SLACK_BYTES = 2**16
 PIECE_BYTES = 2**18
 _ABSENT = 2**64 - 1
 
@@ -133,6 +134,10 @@ class StoredObjects:
         place = self.folder / name
 
         def hand(pieces: Iterator[bytes], start: int, chunks: list[StoredChunk]) -> None:
+            # No compression adds that much: else a small file might have memory filled with one stretch again and again.
+            largest = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+            if largest > 2 * self.layout.chunk_bytes + SLACK_BYTES:
+                raise damaged(place, f"a chunk of {self.layout.chunk_bytes} bytes is stored in {largest}")
             for chunk, content in cut(place, pieces, start, chunks):
                 if self.layout.blosc:
                     check_heads(str(place), self.layout, [content[: HEAD.size]])
