@@ -239,6 +239,7 @@ class Counting(ThreadingHTTPServer):
     """A server that hands requests on, and keeps what they asked for."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], server: str) -> None:
         super().__init__(address, Between)
