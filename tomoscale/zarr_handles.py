@@ -160,15 +160,16 @@ def _open(array: ZarrAddress, version: str) -> tuple[Any, StoredChunks | StoredO
     chunks: StoredChunks | StoredObjects
     with translated(array.name, "", writing=False):
         if isinstance(folder, BucketPath):
-            # What was just read is taken as it is: the library keeps what it once read of a place, and takes an array that was
-            # made anew there, and again as it was before, for one that changes under it.
             chunks = StoredObjects(folder, layout, node.metadata, spec, context)
-            spec |= {"kvstore": folder.bucket.spec(folder.key), "metadata": dict(node.metadata)}
-            store = tensorstore.open(spec, context=context, open=True, assume_metadata=True).result()
+            spec |= {"kvstore": folder.bucket.spec(folder.key)}
+            # Of its own, since the library keeps there what it read of a place, and takes an array that was made anew, and then
+            # again as it was, for one that changes under it. Opened by a request of its own: where many puts were the first
+            # requests, some waited for a minute.
+            context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 0}}, context)
         else:
             chunks = StoredChunks(folder, layout)
             spec |= {"kvstore": {"driver": "file", "path": f"{folder}/"}, "recheck_cached_metadata": "open"}
-            store = tensorstore.open(spec, context=context).result()
+        store = tensorstore.open(spec, context=context).result()
     found: tuple[Any, ...] = (tuple(store.shape)[array.leading :], store.dtype.numpy_dtype)
     wanted: tuple[Any, ...] = (array.shape, array.dtype)
     if array.writable:
