@@ -16,7 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tomoscale.report.charts import SEQUENTIAL, bar_chart, confusion_chart, histogram_chart, line_chart, seconds_chart
+from tomoscale.report.charts import (
+    SEQUENTIAL,
+    bar_chart,
+    confusion_chart,
+    histogram_chart,
+    line_chart,
+    marks_chart,
+    seconds_chart,
+)
 from tomoscale.report.figures import SERIES, WIDTH_INCHES, Chart, plain
 from tomoscale.report.pictures import Picture, pictures_chart
 from tomoscale.report.planes import png
@@ -46,6 +54,7 @@ def charts() -> dict[str, Chart]:
         "histogram": histogram_chart([1.0, 2.0, 3.0], [3, 0, 5], [("bone", [1, 0, 5], "#888888")], "grey value"),
         "confusion": confusion_chart([[5, 1], [0, 0]], ["background", "degradation layer"]),
         "seconds": seconds_chart([("segment", {"read": 1.0, "compute": 2.0, "write": 0.5})]),
+        "marks": marks_chart([("a", [0.3, 2], [0.1, 0.4], [0.05, float("nan")])], "x (µm)", "y", {}),
         "lines": line_chart([("a", [1, 2], [0.1, float("nan")])], "x (µm)", "y", {}),
         "pictures": pictures_chart([[picture(rng), picture(rng)]], [["one", "two"]], [("bone", "#eeeeee")]),
         "samples": sample_bars_chart([bars], ["T1", "T2"]),

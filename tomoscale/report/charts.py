@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from tomoscale.report.figures import BLUE, SERIES, Chart, drawing, figure, legend_above, plain
 
@@ -101,4 +102,23 @@ def line_chart(lines: Sequence[tuple[str, Any, Any]], x_label: str, y_label: str
         axes.grid(visible=True, linewidth=0.4, color="#cccccc")
         if len(lines) > 1:
             legend_above(axes, min(len(lines), 4))
+        return Chart(made)
+
+
+def marks_chart(
+    series: Sequence[tuple[str, Any, Any, Any]], x_label: str, y_label: str, limits: Mapping[str, Any]
+) -> Chart:
+    """Marks of (name, x, y, half the length of their error bars), which no line joins; x is on a logarithmic axis."""
+    with drawing():
+        made, axes = figure(2.6)
+        for place, (name, x, y, errors) in enumerate(series):
+            colour, _, mark, _ = SERIES[place % len(SERIES)]
+            how = {"marker": mark, "markersize": 4.5, "capsize": 2.5, "elinewidth": 1.0, "label": plain(name)}
+            axes.errorbar(x, y, errors, color=colour, linestyle="none", **how)
+        axes.set(xlabel=plain(x_label, 80), ylabel=plain(y_label, 80), xscale="log", **limits)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.grid(visible=True, linewidth=0.4, color="#cccccc")
+        legend_above(axes, min(len(series), 4))
         return Chart(made)

@@ -20,7 +20,7 @@ from typing import Any
 
 from tomoscale.networks.cost import cost_of
 from tomoscale.places import local_path, replace_text
-from tomoscale.report.charts import line_chart
+from tomoscale.report.charts import marks_chart
 from tomoscale.report.figures import Chart
 from tomoscale.report.page import chart, page, table
 from tomoscale.studies.published import IOU_OF_SCALING, printed
@@ -161,7 +161,7 @@ def write_tables(folder: Path, rows: Sequence[dict[str, Any]], folds: int | None
     body += chart(
         drawn.svg,
         "cost of the networks",
-        "A line for each depth; FLOPs count multiplications and additions of convolutions.",
+        "Marks for each depth, with the standard error over folds; FLOPs count multiplications and additions of convolutions.",
     )
     body += printed(IOU_OF_SCALING)
     replace_text(folder / "report.html", page("Scaling", f"<h1>Scaling of the U-Net</h1>\n{body}"))
@@ -169,15 +169,19 @@ def write_tables(folder: Path, rows: Sequence[dict[str, Any]], folds: int | None
 
 
 def plot(rows: Sequence[dict[str, Any]]) -> Chart:
-    """FLOPs against IoU, a line for each depth; against parameters where nothing was trained."""
+    """FLOPs against IoU with its standard error, marks for each depth; against parameters where nothing was trained.
+
+    No line joins them: width and input size change from one to the next.
+    """
     trained = any("mean_iou" in row for row in rows)
-    lines = []
+    series = []
     for depth in dict.fromkeys(row["depth"] for row in rows):
-        chosen = sorted((r for r in rows if r["depth"] == depth), key=lambda r: int(r["flops"]))
+        chosen = [r for r in rows if r["depth"] == depth]
         values = [_number(r.get("mean_iou")) if trained else r["parameters"] for r in chosen]
-        lines.append((f"depth {depth}", [r["flops"] / 1e9 for r in chosen], values))
-    scales = {"xscale": "log"} if trained else {"xscale": "log", "yscale": "log"}
-    return line_chart(lines, "FLOPs of an input, 10⁹", "mean IoU" if trained else "parameters", scales)
+        errors = [_number(r.get("standard_error")) for r in chosen]
+        series.append((f"depth {depth}", [r["flops"] / 1e9 for r in chosen], values, errors))
+    scale = {} if trained else {"yscale": "log"}
+    return marks_chart(series, "FLOPs of an input, 10⁹", "mean IoU" if trained else "parameters", scale)
 
 
 def _told(tell: Callable[[str], None], name: str) -> Callable[[str], None]:
