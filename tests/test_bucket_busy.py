@@ -171,3 +171,34 @@ def test_a_run_whose_server_stays_busy_says_so_and_goes_on_when_it_is_not(tmp_pa
     assert [path for method, path in server.asked if method == "PUT" and "/c/" in path] == [
         "/scans/made.zarr/0/c/1/1/1"
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda one: one.write(b"new"), {"one": b"new"}),
+        (lambda one: (one.parent / "two").create(b"new"), {"one": b"old", "two": b"new"}),
+        (lambda one: one.update(b"new", one.stored().version), {"one": b"new"}),
+        (lambda one: one.unlink(), {}),
+        (lambda one: one.parent.remove_below(), {}),
+    ],
+    ids=["write", "create", "update", "unlink", "remove all"],
+)
+def test_a_connection_that_breaks_is_made_again_for_every_change(tmp_path, change, left):
+    broken = [9]
+
+    def breaking(method: str, path: str, times: int) -> str | None:
+        if method in ("PUT", "POST", "DELETE") and len(broken) < 3:
+            broken.append(times)
+            return "reset"
+        return None
+
+    with running(tmp_path / "store", breaking) as server, credentials(server.address):
+        (tmp_path / "store" / "bucket" / "folder").mkdir(parents=True)
+        one = place("s3://bucket/folder/one")
+        broken += [9, 9]
+        one.write(b"old")
+        broken.clear()
+        change(one)
+        assert len(broken) == 3
+        assert {path.name: path.read_bytes() for path in one.parent.iterdir()} == left

@@ -7,6 +7,7 @@ pauses by the library, as `tomoscale.bucket_client` says.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from tomoscale.bucket_client import Bucket, Stored, client_of, error_code, library, no_answer
+from tomoscale.retries import retried
 
 METADATA = ("zarr.json", ".zgroup", ".zattrs")
 """Files that say what a folder holds."""
@@ -205,8 +207,7 @@ class BucketPath:
         """Remove an object."""
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(f"{self} does not exist")
-        with _translated(self), suppress(FileNotFoundError):
-            library().delete(client_of(self.bucket), self.key)
+        self._delete([self.key])
 
     def remove_below(self) -> None:
         """Remove all objects below."""
@@ -220,17 +221,27 @@ class BucketPath:
     def _remove(self, inside: list[str]) -> None:
         keys = [f"{self.key}/{name}" for name in inside]
         for first in range(0, len(keys), DELETED_AT_ONCE):
-            with _translated(self), suppress(FileNotFoundError):
-                library().delete(client_of(self.bucket), keys[first : first + DELETED_AT_ONCE])
+            self._delete(keys[first : first + DELETED_AT_ONCE])
+
+    def _delete(self, keys: list[str]) -> None:
+        def once() -> None:
+            with _translated(self):
+                library().delete(client_of(self.bucket), keys)
+
+        with suppress(FileNotFoundError):
+            retried(once)
 
     def _pieces(self, found: Any, piece_bytes: int) -> Iterator[bytes]:
         with _translated(self):
             yield from map(bytes, found.stream(min_chunk_size=piece_bytes))
 
     def _put(self, data: bytes, mode: Any) -> str:
-        with _translated(self):
-            result = library().put(client_of(self.bucket), self.key, data, mode=mode, use_multipart=False)
-        return str(result["e_tag"])
+        def once() -> str:
+            with _translated(self):
+                result = library().put(client_of(self.bucket), self.key, data, mode=mode, use_multipart=False)
+            return str(result["e_tag"])
+
+        return retried(once)
 
     def _ours(self, data: bytes) -> str | None:
         stored = self.stored()
@@ -260,8 +271,9 @@ def _translated(path: BucketPath) -> Iterator[None]:
 
 def _as_of_files(error: BaseException, path: BucketPath) -> OSError:
     errors, code = library().exceptions, error_code(error)
-    # The library says first what it asked for, and last what became of it.
-    text = " ".join(str(error).split("Debug source")[0].split()).rpartition(" - ")[2][:200]
+    # The library says first what it asked for and how often, and last what became of it.
+    asked, _, text = " ".join(str(error).split("Debug source")[0].split()).rpartition(" - ")
+    text = text[:200]
     if code == "NoSuchBucket":
         return FileNotFoundError(2, "there is no such bucket", str(path))
     if isinstance(error, errors.NotFoundError | FileNotFoundError):
@@ -272,4 +284,7 @@ def _as_of_files(error: BaseException, path: BucketPath) -> OSError:
     denied = isinstance(error, errors.PermissionDeniedError | errors.UnauthenticatedError)
     if denied or re.search(r"status code: 40[13]\b", text):
         return PermissionError(13, f"no permission{f' ({code})' if code else ''}: {ADVICE}", str(path))
+    if text.startswith("HTTP error") and not re.search(r"after \d+ retries", asked):
+        # It does not know that what we put and remove may be put and removed again.
+        return ConnectionResetError(errno.ECONNRESET, f"the object store ended the connection ({text})", str(path))
     return no_answer(str(path), text)

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-TRANSIENT = frozenset({errno.ESTALE, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY, errno.EREMOTEIO})
-"""A stale handle, a failed transfer, a server that does not answer in time."""
+TRANSIENT = frozenset(
+    {errno.ESTALE, errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.EBUSY, errno.EREMOTEIO, errno.ECONNRESET}
+)
+"""A stale handle, a failed transfer, a server that does not answer in time or ends the connection."""
 
 PAUSES_SECONDS = (0.1, 0.5, 2.0)
 """Before each further try; what lasts longer than these is left to the tries of a block, and then to the user."""

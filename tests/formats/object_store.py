@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import os
 import re
+import socket
+import struct
 import threading
 import time
 import uuid
@@ -22,7 +24,8 @@ from xml.sax.saxutils import escape, unescape
 
 Failure = Callable[[str, str, int], int | str | float | None]
 """Of a method, a path and how often it was asked for: a status to answer with, or one with its name such as "404 NoSuchBucket",
-"drop" to end the connection, "lose" to do what was asked and end the connection, seconds (a float) to answer late, or None."""
+"drop" to end the connection, "reset" to end it as one that was broken, "lose" to do what was asked and end the connection, seconds
+(a float) to answer late, or None."""
 
 Conditions = Literal["kept", "bare", "no If-None-Match", "no If-Match"]
 """Of a PUT: kept; kept where ETags are named without quotes, as by gateways of Ceph; or one of them not known."""
@@ -82,7 +85,10 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(wanted, float):
             time.sleep(wanted)
         self.lost = wanted == "lose"
-        if wanted == "drop":
+        if wanted in ("drop", "reset"):
+            if wanted == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
             self.close_connection = True
         elif isinstance(wanted, int) or str(wanted)[:3].isdigit():
             status, _, name = str(wanted).partition(" ")
