@@ -165,6 +165,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
+    if options.network == "nnunet3d" and options.slices < options.window:
+        parser.error(f"windows of three dimensions are {options.window} deep: give --slices {options.window} or more")
     block = (
         min(options.slices, options.block) if options.network == "nnunet3d" else options.slices,
         *[options.block] * 2,
@@ -191,7 +193,7 @@ def main() -> None:
             **figures(found),
             "peak_mib": round(peak.own / 2**20),
         }
-    publish("windows", result, options.keep)
+    publish("windows" if options.network == "shipped" else f"windows_{options.network}", result, options.keep)
 
 
 def figures(found: dict[str, Labels]) -> dict[str, Any]:
