@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tomoscale.bucket_path import BucketPath
-from tomoscale.drafts import remove
 from tomoscale.errors import InputError
 from tomoscale.places import Place, remove_tree
 from tomoscale.plan import ledger_folder
@@ -30,25 +29,15 @@ def parts_of(target: Place) -> Path:
 
 @contextmanager
 def removed_if_refused(folder: Place) -> Iterator[None]:
-    """Remove what passes have found where that refuses the input: the next try is of another, or asks for something else."""
+    """Remove what passes have found where that refuses the input: the next try is of another, or asks for something else.
+
+    Around a check alone, never around a pass: what stops one, such as credentials that expired, must cost nothing it has done.
+    """
     try:
         yield
     except InputError:
         with suppress(OSError):
             remove_tree(folder)
-        raise
-
-
-@contextmanager
-def as_found_if_refused(folder: Path, refusals: type[ValueError] = InputError) -> Iterator[None]:
-    """Leave a folder of results as it was where what is asked for is refused: nothing is in the way of the next try."""
-    before = set(folder.iterdir()) if folder.is_dir() else None
-    try:
-        yield
-    except refusals:
-        made = folder.iterdir() if before is not None else (folder,)
-        for path in set(made) - (before or set()):
-            remove(path)
         raise
 
 

@@ -69,7 +69,9 @@ def test_what_has_no_answer_gets_one_message(world, tmp_path, capsys, line, name
     assert words in message
     assert "Traceback" not in message
     assert len(message.strip().splitlines()) <= 3
-    assert not list(tmp_path.iterdir()), "what is left would be in the way of the next try"
+    # A study keeps what its passes have made, which may have taken hours.
+    if not line.startswith("study"):
+        assert not list(tmp_path.iterdir()), "what is left would be in the way of the next try"
 
 
 @pytest.mark.parametrize("line", FILTERS)

@@ -304,6 +304,12 @@ def test_labels_of_one_phase_are_refused_by_what_is_missing(tmp_path):
         measured(np.full((8, 9, 10), 3, np.uint8), tmp_path / "bone")
 
 
+def test_what_passes_have_made_is_kept_when_a_later_one_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is bone and none is space"):
+        morphometry(volume(np.full((8, 9, 10), 3, np.uint8)), tmp_path, work=quiet())
+    assert (tmp_path / "phases.zarr" / "zarr.json").exists()
+
+
 def test_a_region_without_bone_has_no_thickness_surface_or_plates(tmp_path):
     labels = trabeculae(24)
     region = (labels != 3).astype(np.uint8)

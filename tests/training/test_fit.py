@@ -287,7 +287,6 @@ def test_side_outputs_teach_and_weights_can_be_given(tmp_path, monkeypatch):
 def test_samples_that_would_spoil_a_training_are_refused(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         fit(recipe(), data(**change), tmp_path / "out", work=QUIET)
-    assert not (tmp_path / "out").exists(), "the next try would need overwrite"
 
 
 def test_volumes_that_do_not_belong_together_are_refused():

@@ -12,14 +12,14 @@ SIGNED_SECONDS = 15 * 60
 RIGHTS = {"list": "s3:ListBucket", "write": "s3:PutObject", "read": "s3:GetObject", "delete": "s3:DeleteObject"}
 _SECRET = ("the secret key does not belong to the access key", "copy AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY again")
 _REGION = ("the bucket is in another region than {region}", "set AWS_REGION to that of the bucket")
-_SESSION = ("the session of the credentials is over", "log in again, and set AWS_SESSION_TOKEN too")
+_EXPIRED = ("the credentials have expired", "log in again, and set AWS_SESSION_TOKEN too")
 _CREDENTIALS = {
     "InvalidAccessKeyId": ("the server does not know the access key", "check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"),
     "SignatureDoesNotMatch": _SECRET,
     "AuthorizationHeaderMalformed": _REGION,
     "PermanentRedirect": _REGION,
-    "ExpiredToken": _SESSION,
-    "InvalidToken": _SESSION,
+    "ExpiredToken": _EXPIRED,
+    "InvalidToken": _EXPIRED,
 }
 _CLOCK = "RequestTimeTooSkewed"
 _SET_CLOCK = "let the machine take its time from the network"

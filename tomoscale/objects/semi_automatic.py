@@ -37,7 +37,7 @@ from tomoscale.measures.population import Population
 from tomoscale.objects.distance import known_voxel_size
 from tomoscale.objects.filters import remove_small
 from tomoscale.objects.watershed import identity, watershed
-from tomoscale.parts import finished_before, made_of, parts_of, removed_if_refused
+from tomoscale.parts import finished_before, made_of, parts_of
 from tomoscale.places import Place, place
 from tomoscale.plan import ledger_folder
 from tomoscale.plan_record import read_plan
@@ -126,10 +126,9 @@ def semi_automatic(
     parts = parts_of(target)
     seeds = _marked(scan, parts, markers, work)
     relief = work.map(steep, scan, parts / "gradient.zarr")
-    with removed_if_refused(parts):
-        flooded = watershed(relief, seeds, parts / "flooded.zarr", work=work)
-        if bone_above is None:
-            bone_above = _otsu(scan, flooded, parts / "histogram", work)
+    flooded = watershed(relief, seeds, parts / "flooded.zarr", work=work)
+    if bone_above is None:
+        bone_above = _otsu(scan, flooded, parts / "histogram", work)
     result = work.map(_last(scan, flooded, bone_above, asked), scan, target, kind="labels", classes=CLASSES)
     if not work.plan_only:
         shutil.rmtree(parts, ignore_errors=True)

@@ -21,7 +21,7 @@ from tomoscale.objects.distance import distance, known_voxel_size
 from tomoscale.objects.pieces import Selection
 from tomoscale.objects.rounds import Arrays, Borders, Settled, State, painting, run_rounds, with_block
 from tomoscale.objects.watershed import Flooding, flood_to, flooded_before, identity
-from tomoscale.parts import finished_before, parts_of, removed_if_refused
+from tomoscale.parts import finished_before, parts_of
 from tomoscale.places import Place, place
 from tomoscale.volume import Volume, open_zarr
 from tomoscale.work import Work, refuse_own_source
@@ -186,8 +186,7 @@ def split_touching(
         return open_zarr(target)
     parts = parts_of(target)
     far = distance(volume, parts / "distance.zarr", classes=classes, inside=True, work=work)
-    with removed_if_refused(parts):
-        tops = maxima(far, parts / "maxima.zarr", depth_um=depth_um, connectivity=connectivity, work=work)
+    tops = maxima(far, parts / "maxima.zarr", depth_um=depth_um, connectivity=connectivity, work=work)
     markers = components(tops, parts / "markers.zarr", connectivity=connectivity, work=work)
     made["objects"] = 0 if work.plan_only else count_components(parts / "markers.zarr")
     result = flood_to(rule, {"relief": far, "markers": markers, "mask": volume}, target, made, work)

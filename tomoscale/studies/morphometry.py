@@ -25,7 +25,6 @@ from tomoscale.objects.distance import known_voxel_size
 from tomoscale.objects.filters import fill_holes, keep_largest
 from tomoscale.objects.object_values import OUTER, VOXELS, ObjectValues, joined, object_values
 from tomoscale.objects.thickness import Cleanup, Correction, check_conventions, mid_axes, thickness
-from tomoscale.parts import as_found_if_refused
 from tomoscale.places import local_path, replace_text
 from tomoscale.plan import begun_block, ledger_folder
 from tomoscale.plan_record import read_plan
@@ -153,13 +152,12 @@ def table(content: Mapping[str, Any]) -> dict[str, str]:
 def _written(given: Mapping[str, Volume], settings: Settings, folder: Path, work: Work) -> dict[str, Volume]:
     """Volumes that one pass then measures, by the names of its inputs."""
     source = Phases(given["labels"], given.get("voi"), settings.bone)
-    with as_found_if_refused(folder):
-        written = write_phases(source, folder / "phases.zarr", work)
-        phases = _standing(written, Volume(source, source.labels.voxel_size_um))
-        maps = {
-            name: _map(phases, folder / f"{name}.zarr", phase, settings, work)
-            for name, phase in (("thickness", BONE), ("separation", SPACE))
-        }
+    written = write_phases(source, folder / "phases.zarr", work)
+    phases = _standing(written, Volume(source, source.labels.voxel_size_um))
+    maps = {
+        name: _map(phases, folder / f"{name}.zarr", phase, settings, work)
+        for name, phase in (("thickness", BONE), ("separation", SPACE))
+    }
     if settings.mid_axes:
         maps |= _spacing(phases, folder, settings, work)
     # Bone is connected by corners, so what is around it is connected by faces.

@@ -28,7 +28,6 @@ from tomoscale.objects.components import count_components
 from tomoscale.objects.object_values import VOXELS, ObjectValues, joined, object_values
 from tomoscale.objects.table import object_table
 from tomoscale.objects.thickness import thickness
-from tomoscale.parts import as_found_if_refused
 from tomoscale.places import local_path, replace_text
 from tomoscale.plan import begun_block
 from tomoscale.segmentation.segment import segment
@@ -109,30 +108,27 @@ def porosity(  # noqa: PLR0913 -- what is void, and the sizes a paper must state
     )
     labels = given if model is None else _segmented(given, folder, model, any_voxel_size, work)
     size = labels.voxel_size_um or (1.0, 1.0, 1.0)
-    with as_found_if_refused(folder):
-        volumes = write_voids(labels, settings, folder, work)
-        in_units = {name: replace(volume, voxel_size_um=size) for name, volume in volumes.items()}
-        try:
-            in_units["thickness"] = thickness(in_units["phases"], folder / "thickness.zarr", classes=(VOID,), work=work)
-        except InputError as error:
-            # The voxel size is known here, so that the void must fill the volume.
-            raise InputError(
-                f"every voxel of {labels.name} is void {settings.void} and none is bone {settings.bone}: give the labels of both"
-            ) from error
-        counts = work.measure(_measures(size, folder), in_units, folder / "measure")
-        # Where only plans are shown no cells were made, and the phases or the labels answer in their place.
-        numbered = next(v for v in (in_units["cells"], in_units["phases"]) if v.finished)
-        objects = object_table(numbered, folder / "objects.csv", work=work)
-        if counts is None:
-            return None
-        place, grid = folder / "measure" / "parts", Grid(given.shape, begun_block(folder / "measure") or given.shape)
-        with joined(place / "cells", grid, count_components(folder / "cells.zarr")) as rows:
-            cells = write_cells(objects, rows, folder / "cells.csv", min(size), labels.voxel_size_um is not None)
-        phases = {name: _phases(place / name, grid) for name in ("raw", "phases")}
-        if not phases["raw"][BONE - 1, VOXELS]:
-            raise InputError(
-                f"no voxel of {labels.name} is bone {settings.bone}, so there is no porosity: give its labels"
-            )
+    volumes = write_voids(labels, settings, folder, work)
+    in_units = {name: replace(volume, voxel_size_um=size) for name, volume in volumes.items()}
+    try:
+        in_units["thickness"] = thickness(in_units["phases"], folder / "thickness.zarr", classes=(VOID,), work=work)
+    except InputError as error:
+        # The voxel size is known here, so that the void must fill the volume.
+        raise InputError(
+            f"every voxel of {labels.name} is void {settings.void} and none is bone {settings.bone}: give the labels of both"
+        ) from error
+    counts = work.measure(_measures(size, folder), in_units, folder / "measure")
+    # Where only plans are shown no cells were made, and the phases or the labels answer in their place.
+    numbered = next(v for v in (in_units["cells"], in_units["phases"]) if v.finished)
+    objects = object_table(numbered, folder / "objects.csv", work=work)
+    if counts is None:
+        return None
+    place, grid = folder / "measure" / "parts", Grid(given.shape, begun_block(folder / "measure") or given.shape)
+    with joined(place / "cells", grid, count_components(folder / "cells.zarr")) as rows:
+        cells = write_cells(objects, rows, folder / "cells.csv", min(size), labels.voxel_size_um is not None)
+    phases = {name: _phases(place / name, grid) for name in ("raw", "phases")}
+    if not phases["raw"][BONE - 1, VOXELS]:
+        raise InputError(f"no voxel of {labels.name} is bone {settings.bone}, so there is no porosity: give its labels")
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "program": f"tomoscale {tomoscale.__version__}",

@@ -23,7 +23,6 @@ from tomoscale.errors import InputError, PlanError
 from tomoscale.measures.overlap import pooled
 from tomoscale.networks.bundle import Bundle, load_bundle, save_bundle
 from tomoscale.networks.card import Card
-from tomoscale.parts import as_found_if_refused
 from tomoscale.places import local_path, replace_text
 from tomoscale.training.fold_table import csv_of, page_of, quantities, table_of
 from tomoscale.training.folds import Labelled
@@ -123,11 +122,10 @@ def cross_validate(
     _check(plan, folds, only, work)
     network = check_network(plan.recipe, len(plan.labelled.classes))
     quiet = Work(work.client, work.resources, progress=work.progress)
-    with as_found_if_refused(folder, ValueError):
-        results_in(folder).claim(plan.document(), resume=resume or only is not None, overwrite=work.overwrite)
-        for number, data in enumerate(folds, 1):
-            if not _begun(folder / f"fold_{number}"):
-                check_slices(network, plan.recipe, _prepare(number, data, plan, folder, quiet))
+    results_in(folder).claim(plan.document(), resume=resume or only is not None, overwrite=work.overwrite)
+    for number, data in enumerate(folds, 1):
+        if not _begun(folder / f"fold_{number}"):
+            check_slices(network, plan.recipe, _prepare(number, data, plan, folder, quiet))
     results = []
     for number, data in enumerate(folds, 1):
         if only in (None, number):

@@ -28,7 +28,6 @@ from torch import nn
 from tomoscale.errors import InputError, Interrupted
 from tomoscale.measures.overlap import iou, mean_iou
 from tomoscale.networks.bundle import Bundle
-from tomoscale.parts import as_found_if_refused
 from tomoscale.places import local_path
 from tomoscale.training.devices import Devices, devices_of
 from tomoscale.training.interruption import stop_requested
@@ -150,9 +149,8 @@ def fit(  # noqa: PLR0913 -- what to learn, how, where to, and three ways to run
         refuse_seen(start_from, data)
         begun = start_of(start_from, recipe, data.classes)
         start_from, origin = begun.network, begun.origin
-    with as_found_if_refused(folder.path, ValueError):
-        prepared = _prepare(recipe, data, folder, devices, resume, work or Work(progress=False), origin)
-        check_slices(network, recipe, prepared)
+    prepared = _prepare(recipe, data, folder, devices, resume, work or Work(progress=False), origin)
+    check_slices(network, recipe, prepared)
     with _steady(recipe.machine.threads):
         training = start(recipe, data, prepared, devices, start_from)
     training.name, training.origin = name, origin
